@@ -1,0 +1,57 @@
+# Commands for people and for CI. VENV=folder takes another virtual environment than .venv.
+#
+# A virtual environment is (re)installed when constraints.txt, pyproject.toml or the checkout's place changes: its
+# stamp is named after them and written last.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+KEY := $(shell { cat constraints.txt pyproject.toml; pwd; } | cksum | tr ' ' '-')
+DEMO_STAMP := $(VENV)/.installed-demo-$(KEY)
+DEV_STAMP := $(VENV)/.installed-dev-$(KEY)
+DEMO_RUN := runs/demo
+
+.PHONY: demo test lint types check configs format schema
+
+demo: $(DEMO_STAMP)  ## train on speech made on this machine, then transcribe a held-out file
+	rm -rf $(DEMO_RUN)
+	$(BIN)/python recipes/librispeech/train.py data=embedded run_dir=$(DEMO_RUN)
+	$(BIN)/python -m asr.decode $(DEMO_RUN) "$$($(BIN)/python -m data_prep.held_out)"
+
+test: $(DEV_STAMP)  ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(DEV_STAMP)  ## form, likely bugs, layers
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/lint-imports
+
+types: $(DEV_STAMP)
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+configs: $(DEV_STAMP)  ## every recipe with every preset; the JSON schema is current
+	for recipe in recipes/*/config.yaml; do $(BIN)/asr check --every-preset "$${recipe%/*}" || exit 1; done
+	$(BIN)/python -m asr.config.json_schema --check
+
+check: lint types configs  ## all that is quick
+
+format: $(DEV_STAMP)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+schema: $(DEV_STAMP)  ## write conf/schema.json anew
+	$(BIN)/python -m asr.config.json_schema
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The dev extra holds the demo's, so that either stamp's install leaves what the other one needs, if it was there.
+$(DEMO_STAMP): | $(BIN)/python
+	rm -f $(VENV)/.installed-*
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	touch $@
+
+$(DEV_STAMP): | $(BIN)/python
+	rm -f $(VENV)/.installed-*
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	touch $@ $(DEMO_STAMP)

@@ -1,0 +1,174 @@
+"""A checkpoint is one self-contained folder: weights, configuration, tokenizer, provenance, and a checksum of each.
+
+    step-00001200/
+      model.safetensors   weights for use (the average, if one is kept)
+      config.yaml         the whole configuration
+      tokenizer.json      the tokens and how text becomes them
+      provenance.json     versions, command, step, validation figures
+      trainer.pt          optimiser and loops, to resume; not needed to decode
+      SHA256SUMS          as `sha256sum --check` reads it
+
+Loading executes nothing: safetensors, YAML and JSON only (`trainer.pt` is read by `torch.load(weights_only=True)`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asr.atomic import atomic_write, fsync_folder
+from asr.config import Config, from_yaml, to_yaml
+from asr.errors import CheckpointError
+from asr.text.tokenizer import Tokenizer, tokenizer_from_json
+
+if TYPE_CHECKING:
+    from asr.model import SpeechModel
+
+WEIGHTS, CONFIG, TOKENIZER, PROVENANCE, TRAINER, SUMS = (
+    "model.safetensors", "config.yaml", "tokenizer.json", "provenance.json", "trainer.pt", "SHA256SUMS",
+)  # fmt: skip
+INDEX = "checkpoints.json"  # in a run folder: which checkpoint is the best and which the last
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a checkpoint folder holds, read into memory."""
+
+    model: SpeechModel
+    config: Config
+    tokenizer: Tokenizer
+    provenance: dict[str, Any]
+    folder: Path
+
+
+def save(
+    folder: Path,
+    *,
+    weights: dict[str, Any],
+    config: Config,
+    tokenizer: Tokenizer,
+    provenance: dict[str, Any],
+    trainer: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint folder. It appears whole, with every byte on disk, or not at all.
+
+    Args:
+        folder: must not exist yet.
+        weights: name -> tensor of the model.
+        config, tokenizer: what the model was built from.
+        provenance: JSON values.
+        trainer: what resuming needs besides, for `torch.save`.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written; older checkpoints are untouched.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary / WEIGHTS)
+        (temporary / CONFIG).write_text(to_yaml(config))
+        (temporary / TOKENIZER).write_text(tokenizer.to_json())
+        (temporary / PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n")
+        if trainer is not None:
+            torch.save(trainer, temporary / TRAINER)
+        sums = "".join(f"{_sha256(file)}  {file.name}\n" for file in sorted(temporary.iterdir()))
+        (temporary / SUMS).write_text(sums)
+        for file in temporary.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        fsync_folder(temporary)
+        temporary.rename(folder)
+        fsync_folder(folder.parent)
+    except (OSError, RuntimeError) as error:  # torch.save and safetensors report a full disk as RuntimeError too
+        raise CheckpointError(f"{folder}: the checkpoint could not be written: {error}; older ones are as before") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read a checkpoint folder, or a run folder's best one, and check every byte of it.
+
+    Raises:
+        CheckpointError: nothing is there, or it is damaged, or of another make.
+    """
+    from safetensors.torch import load_file
+
+    from asr import model as speech_model
+
+    folder = find(Path(path))
+    verify(folder)
+    config = from_yaml((folder / CONFIG).read_text(), source=str(folder / CONFIG))
+    tokenizer = tokenizer_from_json((folder / TOKENIZER).read_text())
+    model = speech_model.build(config, tokenizer.num_tokens)
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder / WEIGHTS}: the weights do not fit the model in {CONFIG}: {error}") from error
+    provenance = json.loads((folder / PROVENANCE).read_text())
+    return Checkpoint(model.eval(), config, tokenizer, provenance, folder)
+
+
+def find(path: Path) -> Path:
+    """The checkpoint folder that `path` names: itself, or a run folder's best, else last.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if (path / SUMS).is_file():
+        return path
+    index = read_index(path)
+    for role in ("best", "last"):
+        if role in index:
+            return path / index[role]
+    raise CheckpointError(
+        f"{path}: no checkpoint here; expected a run folder (with {INDEX}) or a checkpoint folder (with {SUMS})"
+    )
+
+
+def read_index(run: Path) -> dict[str, Any]:
+    """The run's `checkpoints.json`; empty if there is none."""
+    try:
+        return json.loads((run / INDEX).read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise CheckpointError(f"{run / INDEX}: not JSON: {error}") from error
+
+
+def write_index(run: Path, index: dict[str, Any]) -> None:
+    """Replace the run's `checkpoints.json` in one step."""
+    with atomic_write(run / INDEX) as handle:
+        handle.write((json.dumps(index, indent=1) + "\n").encode())
+
+
+def verify(folder: Path) -> None:
+    """Compare every file with its checksum.
+
+    Raises:
+        CheckpointError: a file is missing or differs; the message names it.
+    """
+    try:
+        lines = (folder / SUMS).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{folder / SUMS}: cannot be read: {error}") from error
+    for line in lines:
+        expected, _, name = line.partition("  ")
+        file = folder / name
+        got = _sha256(file) if file.is_file() else "no such file"
+        if got != expected:
+            raise CheckpointError(
+                f"{file}: damaged: got sha256 {got}, {SUMS} says {expected}; take another checkpoint of this run"
+            )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,60 @@
+"""The command `asr COMMAND ...`. Each command's module is imported when it is called, so that help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from asr import __version__
+from asr.messages import STATUS_ERROR, did_you_mean, user_errors_exit
+
+COMMANDS = {
+    # name: (help, "module:function"); the function takes the arguments after the name and gives the exit status
+    "check": ("compose a recipe's configuration and print it, or all its mistakes", "asr.config.check:main"),
+    "decode": ("transcribe audio files", "asr.decode.cli:main"),
+    "evaluate": ("word and character error rates of a model on a manifest", "asr.decode.evaluate:main"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that the command line names; gives the exit status.
+
+    Args:
+        argv: arguments without the program's name; none: those of this process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in COMMANDS:
+        return run(arguments[0], arguments[1:])
+
+    width = max(map(len, COMMANDS))
+    parser = argparse.ArgumentParser(
+        prog="asr",
+        description="End-to-end speech recognition; `asr COMMAND --help` has a command's own options.",
+        usage="asr [--help] [--version] COMMAND ...",
+        epilog="\n".join(["commands:", *(f"  {name:{width}}  {text}" for name, (text, _) in COMMANDS.items())]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"asr {__version__}")
+    parser.add_argument("command", help=argparse.SUPPRESS)
+    command = parser.parse_known_args(arguments)[0].command
+    parser.error(f"got command {command!r}, expected one of {', '.join(COMMANDS)}{did_you_mean(command, COMMANDS)}")
+
+
+def run(command: str, argv: Sequence[str]) -> int:
+    """Call a command with its arguments; gives the exit status.
+
+    Raises:
+        SystemExit: a mistake of the user's, after its message on stderr.
+    """
+    module, _, function = COMMANDS[command][1].partition(":")
+    with user_errors_exit(f"asr {command}"):
+        try:
+            status: int = getattr(importlib.import_module(module), function)(argv)
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:  # the reader, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's exit flushes and fails
+            return STATUS_ERROR

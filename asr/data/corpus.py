@@ -1,0 +1,104 @@
+"""Utterances of one or several splits behind one index, and the check that finds those that cannot be used."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asr.data.ledger import Reason
+from asr.data.shards import ShardReader
+from asr.types import Drop
+
+
+class Corpus:
+    """The utterances of several shard folders, in order, less those that `keep` left out.
+
+    Attributes:
+        ids, texts: of each utterance.
+        num_samples: (n,) int64.
+    """
+
+    def __init__(self, readers: Sequence[ShardReader], sample_rate_hz: int) -> None:
+        self.readers = list(readers)
+        self.sample_rate_hz = sample_rate_hz
+        self.ids = [name for reader in readers for name in reader.ids]
+        self.texts = [text for reader in readers for text in reader.texts]
+        self.num_samples = np.concatenate([np.asarray(r.num_samples, dtype=np.int64) for r in readers])
+        self._starts = list(np.cumsum([0] + [len(reader.ids) for reader in readers]))
+        self._where = np.arange(len(self.ids))
+
+    @classmethod
+    def open(cls, folders: Sequence[Path], sample_rate_hz: int) -> Corpus:
+        """Read the shards in `folders`."""
+        return cls([ShardReader(folder) for folder in folders], sample_rate_hz)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def seconds(self) -> float:
+        """Length of all audio."""
+        return float(self.num_samples.sum()) / self.sample_rate_hz
+
+    def audio(self, index: int) -> NDArray[np.float32]:
+        """Decode one utterance: (N,) float32 in [-1, 1].
+
+        Raises:
+            DataError: the shard or the audio in it is damaged.
+        """
+        where = int(self._where[index])
+        part = bisect.bisect_right(self._starts, where) - 1
+        return self.readers[part].audio(where - self._starts[part])
+
+    def keep(self, indices: NDArray[np.int64]) -> None:
+        """Leave out all utterances but these."""
+        self.ids = [self.ids[i] for i in indices]
+        self.texts = [self.texts[i] for i in indices]
+        self.num_samples, self._where = self.num_samples[indices], self._where[indices]
+
+
+def drop_unusable(
+    corpus: Corpus,
+    *,
+    encode: Callable[[str], list[int]],
+    frame_count: Callable[[int], int],
+    min_seconds: float,
+    max_seconds: float,
+    fastest_speed: float = 1.0,
+) -> list[Drop]:
+    """Take out of `corpus` what CTC cannot train on, and say what and why.
+
+    Args:
+        corpus: changed in place.
+        encode: text -> token ids; only called on texts in the tokenizer's alphabet.
+        frame_count: samples -> output frames of the configured model.
+        min_seconds, max_seconds: bounds on an utterance's length.
+        fastest_speed: speed perturbation shortens audio by up to this factor; frames are counted after it.
+    """
+    drops, kept = [], []
+    for index, (name, text, samples) in enumerate(zip(corpus.ids, corpus.texts, corpus.num_samples, strict=True)):
+        seconds = samples / corpus.sample_rate_hz
+        tokens = encode(text)
+        needed, available = required_frames(tokens), frame_count(int(samples / fastest_speed))
+        if not text.strip():
+            drops.append(Drop(name, Reason.EMPTY_TEXT, "the transcript is empty"))
+        elif seconds < min_seconds:
+            drops.append(Drop(name, Reason.TOO_SHORT, f"{seconds:.2f} s, data.min_seconds is {min_seconds}"))
+        elif seconds > max_seconds:
+            drops.append(Drop(name, Reason.TOO_LONG, f"{seconds:.2f} s, data.max_seconds is {max_seconds}"))
+        elif needed > available:
+            detail = f"CTC needs {needed} frames for {len(tokens)} tokens, {seconds:.2f} s give {available}"
+            drops.append(Drop(name, Reason.INFEASIBLE, detail))
+        else:
+            kept.append(index)
+    corpus.keep(np.asarray(kept, dtype=np.int64))
+    return drops
+
+
+def required_frames(tokens: Sequence[int]) -> int:
+    """Frames that a CTC alignment needs at least: one a token, and a blank between equal neighbours."""
+    return len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))

@@ -1,0 +1,144 @@
+"""From a batch plan to batches: decode in workers, collate, and a position that a checkpoint can hold."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from asr.audio.augment import Perturbation
+from asr.data.corpus import Corpus
+from asr.data.plan import BatchPlan
+from asr.errors import DataError
+from asr.types import Batch, Drop
+
+SILENT_STAND_IN_SAMPLES = 1  # a rank or batch with nothing to do gets one item of this many padding samples
+
+
+class BatchDataset(Dataset[Batch]):
+    """Item (epoch, step) is this rank's share of that global batch, decoded and collated.
+
+    Args:
+        corpus: the utterances.
+        plan: which of them make up each global batch.
+        encode: text -> token ids.
+        seed: of the run; with epoch and utterance id it seeds augmentation.
+        perturbation: what is done to the audio in training; None: nothing.
+        rank, world_size: this process's place; it takes items rank, rank + world_size, ...
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        plan: BatchPlan,
+        *,
+        encode: Callable[[str], list[int]],
+        seed: int = 0,
+        perturbation: Perturbation | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.corpus, self.plan, self.encode, self.seed = corpus, plan, encode, seed
+        self.perturbation = perturbation
+        self.rank, self.world_size = rank, world_size
+        self._epoch, self._batches = -1, []
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, position: tuple[int, int]) -> Batch:
+        epoch, step = position
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self.plan.batches(epoch)
+        items, dropped = [], []
+        for index in self._batches[step][self.rank :: self.world_size]:
+            seed = utterance_seed(self.seed, epoch, self.corpus.ids[index])
+            try:
+                audio = self.corpus.audio(index)
+            except DataError as error:
+                dropped.append(Drop(self.corpus.ids[index], "unreadable", str(error)))
+                continue
+            if self.perturbation is not None:
+                audio = self.perturbation(audio, seed)
+            items.append((index, audio, seed))
+        return self._collate(items, tuple(dropped))
+
+    def _collate(self, items: list[tuple[int, NDArray[np.float32], int]], dropped: tuple[Drop, ...]) -> Batch:
+        texts = tuple(self.corpus.texts[index] for index, _, _ in items)
+        targets = [self.encode(text) for text in texts]
+        longest = max((len(audio) for _, audio, _ in items), default=SILENT_STAND_IN_SAMPLES)
+        num_items = max(1, len(items))
+        audio = np.zeros((num_items, longest), dtype=np.float32)
+        padded = np.zeros((num_items, max((len(ids) for ids in targets), default=0)), dtype=np.int64)
+        audio_lengths, target_lengths, seeds = np.zeros((3, num_items), dtype=np.int64)
+        for row, (_, samples, seed) in enumerate(items):
+            audio[row, : len(samples)] = samples
+            padded[row, : len(targets[row])] = targets[row]
+            audio_lengths[row], target_lengths[row], seeds[row] = len(samples), len(targets[row]), seed
+        return Batch(
+            audio=torch.from_numpy(audio),
+            audio_lengths=torch.from_numpy(audio_lengths),
+            targets=torch.from_numpy(padded),
+            target_lengths=torch.from_numpy(target_lengths),
+            seeds=torch.from_numpy(seeds),
+            ids=tuple(self.corpus.ids[index] for index, _, _ in items),
+            texts=texts,
+            seconds=float(audio_lengths.sum()) / self.corpus.sample_rate_hz,
+            dropped=dropped,
+        )
+
+
+def utterance_seed(seed: int, epoch: int, utterance_id: str) -> int:
+    """A 63-bit number that depends on nothing but its arguments; the same on every rank, worker and machine."""
+    digest = hashlib.blake2b(f"{seed}:{epoch}:{utterance_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class Position(TypedDict):
+    """Where a loader stands: `consumed` batches of `epoch` have been handed out."""
+
+    epoch: int
+    consumed: int
+
+
+class BatchLoader:
+    """Iterates over the batches of one epoch after another; sized and stateful, so that Lightning resumes exactly.
+
+    Each `iter()` goes on from the position: the rest of an epoch cut short, else the next epoch.
+    """
+
+    def __init__(self, dataset: BatchDataset, *, num_workers: int, pin_memory: bool = False) -> None:
+        self.dataset, self.num_workers, self.pin_memory = dataset, num_workers, pin_memory
+        self.position = Position(epoch=0, consumed=0)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.position["consumed"] >= len(self):
+            self.position = Position(epoch=self.position["epoch"] + 1, consumed=0)
+        epoch, start = self.position["epoch"], self.position["consumed"]
+        loader = DataLoader(
+            self.dataset,
+            batch_size=None,
+            sampler=[(epoch, step) for step in range(start, len(self))],
+            num_workers=self.num_workers,
+            prefetch_factor=4 if self.num_workers else None,
+            pin_memory=self.pin_memory,
+        )
+        for step, batch in enumerate(loader, start):
+            self.position = Position(epoch=epoch, consumed=step + 1)
+            yield batch
+
+    def state_dict(self) -> Position:
+        """The position, for a checkpoint."""
+        return Position(epoch=self.position["epoch"], consumed=self.position["consumed"])
+
+    def load_state_dict(self, state: Position) -> None:
+        """Go on from a checkpoint's position at the next `iter()`."""
+        self.position = Position(epoch=state["epoch"], consumed=state["consumed"])

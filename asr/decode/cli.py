@@ -1,0 +1,106 @@
+"""`asr decode MODEL AUDIO...`: transcribe files, folders and globs."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from asr.errors import AsrError, DataError
+from asr.types import Transcript
+
+AUDIO_SUFFIXES = frozenset(
+    ".wav .flac .ogg .opus .oga .mp3 .aiff .aif .au .sph .w64 .caf .m4a .mp4 .aac .webm .mka".split()
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print a transcript for each file, in the order given; exit status 1 if any file could not be read."""
+    parser = argparse.ArgumentParser(prog="asr decode", description="Transcribe audio files.")
+    parser.add_argument("model", type=Path, help="run folder or checkpoint folder")
+    parser.add_argument("audio", nargs="+", help="audio files, folders (searched for audio), or quoted globs")
+    parser.add_argument("--json", action="store_true", help="one JSON object a file, with words, seconds, confidence")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
+    parser.add_argument("--batch-seconds", type=float, default=600.0, help="audio recognised at a time (600)")
+    options = parser.parse_args(argv)
+    if not options.batch_seconds > 0:
+        parser.error(f"--batch-seconds: got {options.batch_seconds}, expected a number above 0")
+
+    paths = find_audio(options.audio)
+    from asr.checkpoint import load
+    from asr.decode.recognizer import Recognizer
+
+    recognizer = Recognizer(load(options.model), options.device)
+    failures = 0
+    named = len(paths) > 1 and not options.json
+    for path, result in in_order(recognizer, paths, options.batch_seconds):
+        if isinstance(result, AsrError):
+            failures += 1
+            print(f"asr decode: {result}", file=sys.stderr, flush=True)
+            if options.json:
+                print(json.dumps({"audio": str(path), "error": str(result)}), flush=True)
+        elif options.json:
+            print(json.dumps({"audio": str(path), **asdict(result)}, ensure_ascii=False), flush=True)
+        else:
+            print(f"{path}\t{result.text}" if named else result.text, flush=True)
+    if failures:
+        print(f"asr decode: {failures} of {len(paths)} files could not be read", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def find_audio(arguments: Sequence[str]) -> list[Path]:
+    """Files that the arguments name: files themselves, audio in folders, matches of globs; each once, in order.
+
+    Raises:
+        DataError: an argument names nothing.
+    """
+    found: dict[Path, None] = {}
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            matches = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
+            if not matches:
+                raise DataError(f"{path}: no audio in this folder; looked for {' '.join(sorted(AUDIO_SUFFIXES))}")
+        elif path.exists():
+            matches = [path]
+        else:
+            matches = sorted(map(Path, glob.glob(argument, recursive=True)))
+            if not matches:
+                raise DataError(f"{argument}: no such file, folder, or match")
+        found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def in_order(recognizer, paths: Sequence[Path], batch_seconds: float) -> Iterator[tuple[Path, Transcript | AsrError]]:
+    """Recognise `paths`, batched by length, and give the results in the order of `paths`, as soon as that allows.
+
+    A progress bar runs on standard error if that is a terminal.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    results: dict[int, Transcript | AsrError] = {}
+    sources, where = [], []
+    for i, path in enumerate(paths):
+        try:
+            sources.append(recognizer.file_source(path))
+            where.append(i)
+        except AsrError as error:
+            results[i] = error
+    console = Console(stderr=True)
+    given = 0
+    with Progress(console=console, transient=True, disable=not console.is_terminal or len(paths) < 2) as progress:
+        row = progress.add_task("transcribing", total=sum(source.seconds for source in sources))
+        for j, result in recognizer.transcribe_many(sources, batch_seconds=batch_seconds):
+            results[where[j]] = result
+            progress.advance(row, sources[j].seconds)
+            while given in results:
+                yield paths[given], results.pop(given)
+                given += 1
+    while given in results:
+        yield paths[given], results.pop(given)
+        given += 1

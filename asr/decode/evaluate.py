@@ -1,0 +1,165 @@
+"""Word and character error rates of a model on a manifest or a split: edits summed, then divided."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asr.atomic import atomic_write
+from asr.errors import AsrError
+from asr.metrics.error_rates import Edits, character_edits, word_edits
+
+if TYPE_CHECKING:
+    from asr.data.corpus import Corpus
+    from asr.decode.recognizer import Recognizer, Source
+
+NUM_SHOWN = 8  # transcripts in the printed report
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One utterance: what was said, what was recognised, and the edits between them."""
+
+    id: str
+    reference: str
+    hypothesis: str
+    words: Edits
+    characters: Edits
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """All utterances of an evaluation, in the order given; `failures` could not be read."""
+
+    rows: list[Row] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def words(self) -> Edits:
+        """Word edits, summed."""
+        return sum((row.words for row in self.rows), Edits())
+
+    @property
+    def characters(self) -> Edits:
+        """Character edits, summed."""
+        return sum((row.characters for row in self.rows), Edits())
+
+    def summary(self) -> dict[str, Any]:
+        """The figures as JSON values; rates are fractions."""
+        words, characters = self.words, self.characters
+        return {
+            "wer": words.rate,
+            "cer": characters.rate,
+            "utterances": len(self.rows),
+            "unreadable": len(self.failures),
+            "words": asdict(words),
+            "characters": asdict(characters),
+        }
+
+    def write(self, path: Path) -> None:
+        """One JSON line an utterance, unreadable ones included."""
+        lines = [json.dumps(asdict(row), ensure_ascii=False) for row in self.rows]
+        lines += [json.dumps({"id": name, "error": why}, ensure_ascii=False) for name, why in self.failures.items()]
+        with atomic_write(path) as handle:
+            handle.write("".join(line + "\n" for line in lines).encode())
+
+
+def evaluate(
+    recognizer: Recognizer,
+    sources: Sequence[Source],
+    references: Sequence[tuple[str, str]],
+    *,
+    batch_seconds: float,
+) -> Evaluation:
+    """Recognise `sources` and compare with `references`, (id, text) each."""
+    results = dict(recognizer.transcribe_many(sources, batch_seconds=batch_seconds))
+    evaluation = Evaluation()
+    for i, (name, text) in enumerate(references):
+        result = results[i]
+        if isinstance(result, AsrError):
+            evaluation.failures[name] = str(result)
+        else:
+            edits = word_edits(text, result.text), character_edits(text, result.text)
+            evaluation.rows.append(Row(name, text, result.text, *edits))
+    return evaluation
+
+
+def evaluate_corpus(recognizer: Recognizer, corpus: Corpus, *, batch_seconds: float) -> Evaluation:
+    """Evaluate on shards, as training does at its end."""
+    from asr.decode.recognizer import Source
+
+    sources = [
+        Source(int(samples) / corpus.sample_rate_hz, lambda i=i: corpus.audio(i))
+        for i, samples in enumerate(corpus.num_samples)
+    ]
+    return evaluate(recognizer, sources, list(zip(corpus.ids, corpus.texts, strict=True)), batch_seconds=batch_seconds)
+
+
+def print_report(name: str, evaluation: Evaluation) -> None:
+    """A table of the rates, and some transcripts: the worst, and some from all over."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table("", "rate", "substitutions", "deletions", "insertions", "reference", title=f"{name}")
+    for label, edits in (("words", evaluation.words), ("characters", evaluation.characters)):
+        counts = (edits.substitutions, edits.deletions, edits.insertions, edits.reference_length)
+        table.add_row(label, f"{100 * edits.rate:.2f} %", *map(str, counts))
+    console.print(table)
+    worst = sorted(evaluation.rows, key=lambda row: -row.words.total)[: NUM_SHOWN // 2]
+    others = evaluation.rows[:: max(1, len(evaluation.rows) // (NUM_SHOWN // 2))][: NUM_SHOWN // 2]
+    sample = Table("", "said", "recognised", title="transcripts: the worst first, then some from all over")
+    for row in [*worst, *others]:
+        sample.add_row(str(row.words.total), row.reference, row.hypothesis)
+    console.print(sample)
+    for utterance, why in evaluation.failures.items():
+        console.print(f"not evaluated: {utterance}: {why}", style="red")
+
+
+def main(argv: Sequence[str]) -> int:
+    """`asr evaluate MODEL MANIFEST`."""
+    parser = argparse.ArgumentParser(prog="asr evaluate", description="Error rates of a model on a manifest.")
+    parser.add_argument("model", type=Path, help="run folder or checkpoint folder")
+    parser.add_argument("manifest", type=Path, help="JSON lines with audio, text, seconds")
+    parser.add_argument("--output", type=Path, help="by-utterance file; default: MANIFEST.evaluation.jsonl here")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
+    parser.add_argument("--batch-seconds", type=float, default=600.0, help="audio recognised at a time (600)")
+    options = parser.parse_args(argv)
+
+    from asr.checkpoint import load
+    from asr.data.manifest import read_manifest
+    from asr.decode.recognizer import Recognizer, Source
+    from asr.text.normalize import normalize
+
+    utterances = read_manifest(options.manifest)
+    checkpoint = load(options.model)
+    recognizer = Recognizer(checkpoint, options.device)
+    text = checkpoint.config.text
+    references = [
+        (u.id, normalize(u.text, case=text.case, punctuation=text.punctuation, language=text.language))
+        for u in utterances
+    ]
+
+    def source(path: str, seconds: float) -> Source:
+        from asr.audio.io import read_audio
+
+        return Source(seconds, lambda: read_audio(path, sample_rate_hz=recognizer.sample_rate_hz))
+
+    sources = [source(u.audio, u.seconds) for u in utterances]
+    evaluation = evaluate(recognizer, sources, references, batch_seconds=options.batch_seconds)
+    output = options.output or Path(f"{options.manifest.name}.evaluation.jsonl")
+    evaluation.write(output)
+    if options.json:
+        print(json.dumps(evaluation.summary()))
+    else:
+        print_report(options.manifest.name, evaluation)
+        print(f"by utterance: {output}")
+    if evaluation.failures:
+        print(f"asr evaluate: {len(evaluation.failures)} utterances could not be read", file=sys.stderr)
+    return 1 if evaluation.failures else 0

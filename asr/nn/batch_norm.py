@@ -1,0 +1,174 @@
+"""Batch norm over the real frames of a batch: padding never enters the statistics.
+
+Deep Speech 2, section 3.2: one mean and one variance for each hidden unit, over all (time, item) pairs of the
+minibatch. Two forms are needed. `MaskedBatchNorm` normalises activations (after a convolution).
+`NormalizedLinear` is B(W x): a projection whose batch norm is folded into its weights, so that any fused recurrent
+kernel runs it unchanged, in training too.
+
+Statistics are summed over all ranks, so a global batch gives the same result on any number of them.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from asr.nn.distributed import sum_over_ranks
+from asr.nn.masking import Padding, valid_mask
+
+EPSILON = 1e-5  # torch's BatchNorm default, in units of variance
+MOMENTUM = 0.1  # share of the newest batch in the running statistics, torch's default
+
+
+class _RunningStatistics(nn.Module):
+    """Scale, shift and running moments of a batch norm over `num_features` units."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(num_features))
+        self.shift = nn.Parameter(torch.zeros(num_features))
+        self.running_mean: Tensor
+        self.running_variance: Tensor
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_variance", torch.ones(num_features))
+
+    @torch.no_grad()
+    def update(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        """Move the running moments towards this batch's; the variance is made unbiased, as torch does."""
+        unbiased = variance * (count / (count - 1).clamp(min=1))
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), MOMENTUM)
+        self.running_variance.lerp_(unbiased.to(self.running_variance.dtype), MOMENTUM)
+
+
+class _Normalize(torch.autograd.Function):
+    """y = clip(scale (x - mean) / sqrt(variance + eps) + shift) over rows, in as few passes over them as can be.
+
+    Rows of padding hold 0 in x, so sums over all rows are sums over the real ones; they hold 0 in y and dx again.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, padding: Padding, count: Tensor, scale: Tensor, shift: Tensor, clip: float | None):
+        sums = sum_over_ranks(torch.cat((x.sum(0), _column_dots(x, x)))) / count
+        mean, square = sums.chunk(2)
+        variance = (square - mean.square()).clamp(min=0.0)
+        inverse = torch.rsqrt(variance + EPSILON)
+        gain = scale * inverse
+        y = torch.addcmul(shift - mean * gain, x, gain)
+        if clip is not None:
+            y.clamp_(0.0, clip)
+        padding.zero_(y)
+        ctx.save_for_backward(x, y, count, scale, mean, inverse)
+        ctx.padding, ctx.clip = padding, clip
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):
+        x, y, count, scale, mean, inverse = ctx.saved_tensors
+        dy = gradients[0].contiguous()
+        if ctx.clip is not None:
+            dy = torch.ops.aten.hardtanh_backward(dy, y, 0.0, ctx.clip)
+        else:
+            dy = dy.clone()
+        ctx.padding.zero_(dy)
+        d_shift = dy.sum(0)
+        d_scale = (_column_dots(dy, x) - mean * d_shift) * inverse
+        # A rank's own sums are its share of d_scale and d_shift; the input's gradient needs the whole batch's.
+        mean_dy, mean_dy_x = (sum_over_ranks(torch.cat((d_shift, d_scale))) / count).chunk(2)
+        gain = scale * inverse
+        slope = gain * inverse * mean_dy_x
+        dx = torch.addcmul(slope * mean - gain * mean_dy, dy, gain).addcmul_(x, slope, value=-1.0)
+        ctx.padding.zero_(dx)
+        return dx, None, None, d_scale, d_shift, None
+
+
+def _column_dots(a: Tensor, b: Tensor) -> Tensor:
+    """Dot product of each column of a with that of b: (R, C), (R, C) -> (C,).
+
+    With few columns a whole product a^T b is one fast pass; with many it would cost more than it saves.
+    """
+    if a.shape[1] <= 128:
+        return (a.T @ b).diagonal()
+    return (a * b).sum(0)
+
+
+class MaskedBatchNorm(_RunningStatistics):
+    """Batch norm over the last axis, statistics over the real frames only; padding comes out as exactly 0.
+
+    Args:
+        num_features: units C.
+        clip: also apply the clipped ReLU min(max(y, 0), clip); None: no activation.
+    """
+
+    def __init__(self, num_features: int, *, clip: float | None = None) -> None:
+        super().__init__(num_features)
+        self.clip = clip
+
+    def forward(self, hidden: Float[Tensor, "B S *F C"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B S *F C"]:
+        """Normalise.
+
+        Args:
+            hidden: (B, S, C) or (B, S, F, C); padding frames hold 0.
+            lengths: (B,) int64 real frames.
+        """
+        dtype = self.scale.dtype
+        rows = hidden.reshape(-1, hidden.shape[-1]).to(dtype)
+        padding = Padding(lengths, hidden.shape[1])
+        if not self.training:
+            gain = torch.rsqrt(self.running_variance + EPSILON) * self.scale
+            out = torch.addcmul(self.shift - self.running_mean * gain, rows, gain).view(hidden.shape)
+            out = out if self.clip is None else out.clamp(0.0, self.clip)
+            return padding.zero(out)
+        per_frame = hidden[0, 0].numel() // hidden.shape[-1]
+        count = sum_over_ranks((lengths.sum() * per_frame).to(dtype)).clamp(min=1)
+        with torch.autocast(hidden.device.type, enabled=False):
+            result = _Normalize.apply(rows, padding, count, self.scale, self.shift, self.clip)
+        assert isinstance(result, tuple)
+        out, mean, variance = result
+        self.update(mean, variance, count)
+        return out.view(hidden.shape)
+
+
+class NormalizedLinear(nn.Module):
+    """B(W x) + nothing else: a linear map without bias, then batch norm over all real frames.
+
+    `folded` returns one weight and one bias that compute both: the mean and variance of W x over the batch are
+    W mean(x) and diag(W cov(x) W^T), so they are known before the projection is. Gradients flow through them.
+    """
+
+    def __init__(self, input_size: int, output_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(output_size, input_size))
+        nn.init.uniform_(self.weight, -(input_size**-0.5), input_size**-0.5)
+        self.norm = _RunningStatistics(output_size)
+
+    def folded(
+        self, inputs: Float[Tensor, "B S D"], lengths: Int[Tensor, "B"]
+    ) -> tuple[Float[Tensor, "O D"], Float[Tensor, "O"]]:
+        """Weight (O, D) and bias (O,) so that `linear(inputs, weight, bias)` is the normalised projection.
+
+        Args:
+            inputs: padding frames hold 0. Used in training only.
+            lengths: (B,) int64.
+        """
+        norm = self.norm
+        if self.training:
+            mean, variance = self._moments(inputs, lengths)
+        else:
+            mean, variance = norm.running_mean, norm.running_variance
+        gain = norm.scale * torch.rsqrt(variance + EPSILON)
+        return self.weight * gain[:, None], norm.shift - mean * gain
+
+    def _moments(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(inputs.device.type, enabled=False):  # variances are differences: not in bf16
+            rows = inputs.reshape(-1, inputs.shape[-1]).to(self.weight.dtype)
+            count = sum_over_ranks(lengths.sum().to(rows.dtype)).clamp(min=1)
+            input_mean = sum_over_ranks(rows.sum(0)) / count
+            mask = valid_mask(lengths, inputs.shape[1]).view(-1, 1)
+            centred = (rows - input_mean) * mask
+            covariance = centred.T @ centred  # (D, D), this rank's share, not yet divided by count
+            variance = sum_over_ranks(((self.weight @ covariance) * self.weight).sum(1)) / count
+            variance, mean = variance.clamp(min=0.0), self.weight @ input_mean
+        self.norm.update(mean.detach(), variance.detach(), count)
+        return mean, variance

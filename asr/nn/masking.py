@@ -1,0 +1,65 @@
+"""The one mask function of the toolkit: True marks a real frame, False padding."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+def valid_mask(lengths: Int[Tensor, "B"], max_length: int) -> Bool[Tensor, "B S"]:
+    """Mark the real frames of a padded batch.
+
+    Args:
+        lengths: real frames of each item, int64.
+        max_length: frames of the padded batch, S.
+    """
+    return torch.arange(max_length, device=lengths.device) < lengths[:, None]
+
+
+class Padding:
+    """The padding frames of a batch, ready to be set to 0.
+
+    On a CPU only those frames are touched, which are few; on a GPU, where listing them would wait for the device, all
+    frames pass through a mask.
+
+    Args:
+        lengths: (B,) real frames of each item.
+        max_length: frames of the padded batch, S.
+    """
+
+    def __init__(self, lengths: Int[Tensor, "B"], max_length: int) -> None:
+        self.mask = ~valid_mask(lengths, max_length)  # (B, S), True = padding
+        self.rows = None if lengths.is_cuda else self.mask.view(-1).nonzero()[:, 0]
+
+    def zero_(self, hidden: Tensor) -> Tensor:
+        """Set the padding frames of (B, S, ...), or of the same flattened, to exactly 0, in place."""
+        if self.rows is None:
+            frames = hidden.view(*self.mask.shape, -1)
+            frames.masked_fill_(self.mask[..., None], 0.0)
+        elif len(self.rows):
+            hidden.view(self.mask.numel(), -1).index_fill_(0, self.rows, 0.0)
+        return hidden
+
+    def zero(self, hidden: Tensor) -> Tensor:
+        """`hidden` (B, S, ...) with its padding frames exactly 0, whatever they held."""
+        if self.rows is None:
+            return hidden.masked_fill(self.mask.view(*self.mask.shape, *[1] * (hidden.dim() - 2)), 0.0)
+        return hidden.flatten(0, 1).index_fill(0, self.rows, 0.0).view(hidden.shape) if len(self.rows) else hidden
+
+
+def zero_padding(hidden: Tensor, lengths: Int[Tensor, "B"]) -> Tensor:
+    """`hidden` (B, S, ...) with every padding frame exactly 0, whatever it held."""
+    return Padding(lengths, hidden.shape[1]).zero(hidden)
+
+
+def reverse_within_lengths(hidden: Tensor, lengths: Int[Tensor, "B"]) -> Tensor:
+    """Reverse time inside each item's own length; padding stays where it is. Its own inverse.
+
+    Args:
+        hidden: (B, S, ...).
+    """
+    time = torch.arange(hidden.shape[1], device=hidden.device)
+    mirrored = lengths[:, None] - 1 - time
+    index = torch.where(mirrored >= 0, mirrored, time)  # (B, S)
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device)[:, None], index]

@@ -1,0 +1,41 @@
+"""Exponential moving average of weights and running statistics; what is validated, kept as best and shipped."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """Average of a model's floating-point tensors.
+
+    The decay grows as (1 + step) / (10 + step) up to `decay`, so that the first, random weights are soon forgotten.
+
+    Attributes:
+        tensors: name -> average, on the model's device; with the step they are the whole state.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.tensors = {name: tensor.detach().clone() for name, tensor in _floating(model).items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move the average towards the model, after optimiser step `step`."""
+        current = _floating(model)
+        if any(self.tensors[name].device != tensor.device for name, tensor in current.items()):
+            self.tensors = {name: self.tensors[name].to(tensor.device) for name, tensor in current.items()}
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_([self.tensors[name] for name in current], list(current.values()), 1 - decay)
+
+    @torch.no_grad()
+    def swap(self, model: nn.Module) -> None:
+        """Exchange the model's tensors with the average; a second call undoes it."""
+        for name, tensor in _floating(model).items():
+            kept = tensor.clone()
+            tensor.copy_(self.tensors[name])
+            self.tensors[name].copy_(kept)
+
+
+def _floating(model: nn.Module) -> dict[str, Tensor]:
+    return {name: t.detach() for name, t in model.state_dict(keep_vars=True).items() if t.is_floating_point()}

@@ -1,0 +1,131 @@
+"""When checkpoints are written, which are kept, and how Lightning's state becomes our folder and back."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins import CheckpointIO
+
+from asr import checkpoint
+from asr.config import Config
+from asr.errors import CheckpointError
+from asr.text.tokenizer import Tokenizer
+from asr.train.task import CtcTask
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop and did so in good order
+    """A signal asked the run to stop; its state is saved."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.signal_number = signal_number
+
+
+class FolderIO(CheckpointIO):
+    """Lightning's checkpoint dictionary <-> a folder of `asr.checkpoint`."""
+
+    def __init__(self, task: CtcTask, config: Config, tokenizer: Tokenizer, provenance: Callable[[], dict[str, Any]]):
+        self.task, self.config, self.tokenizer, self.provenance = task, config, tokenizer, provenance
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        weights = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
+        if self.task.average is None:
+            checkpoint = {**checkpoint, "state_dict": {}}  # resuming takes them from the weights for use
+        else:
+            weights |= self.task.average.tensors
+        _folder_save(Path(path), weights, self.config, self.tokenizer, self.provenance(), checkpoint)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        from safetensors.torch import load_file
+
+        folder = Path(path)
+        checkpoint.verify(folder)
+        if not (folder / checkpoint.TRAINER).is_file():
+            raise CheckpointError(f"{folder}: holds no {checkpoint.TRAINER}: it can be decoded with, not resumed")
+        state = torch.load(folder / checkpoint.TRAINER, map_location=map_location, weights_only=True)
+        if not state["state_dict"]:
+            weights = load_file(folder / checkpoint.WEIGHTS)
+            state["state_dict"] = {f"model.{name}": tensor for name, tensor in weights.items()}
+        return state
+
+    def remove_checkpoint(self, path: Any) -> None:
+        shutil.rmtree(path)
+
+
+def _folder_save(
+    folder: Path,
+    weights: dict[str, Any],
+    config: Config,
+    tokenizer: Tokenizer,
+    provenance: dict[str, Any],
+    trainer: dict[str, Any],
+) -> None:
+    if folder.exists():  # the same step saved twice, at an epoch's end and by a signal
+        return
+    checkpoint.save(
+        folder, weights=weights, config=config, tokenizer=tokenizer, provenance=provenance, trainer=trainer
+    )
+
+
+class RunCheckpoints(lightning.Callback):
+    """Saves at each epoch's end, every n steps if asked, and when a signal asks to stop; keeps the best and the last.
+
+    Args:
+        run: the run folder; checkpoints go to `run/checkpoints/step-NNNNNNNN`.
+        every_steps: also save every so many steps; 0: not.
+        keep_last: how many of the newest to keep besides the best one.
+    """
+
+    def __init__(self, run: Path, *, every_steps: int, keep_last: int) -> None:
+        self.run, self.every_steps, self.keep_last = run, every_steps, keep_last
+        self.signal_number = 0
+        self._handlers: dict[int, Any] = {}
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            self._handlers[number] = signal.signal(number, self._on_signal)
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any, **kwargs: Any) -> None:
+        # A rank decides alone only if it is alone: otherwise all ask rank 0, or one would save and the others wait.
+        asked = int(trainer.strategy.broadcast(self.signal_number)) if trainer.world_size > 1 else self.signal_number
+        if asked or (self.every_steps and trainer.global_step % self.every_steps == 0):
+            self._save(trainer)
+        if asked:
+            raise Interrupted(asked)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        value = trainer.callback_metrics.get("validation/wer")
+        self._save(trainer, None if value is None else float(value))
+
+    def _save(self, trainer: lightning.Trainer, value: float | None = None) -> None:
+        name = f"checkpoints/step-{trainer.global_step:08d}"
+        trainer.save_checkpoint(self.run / name)
+        if not trainer.is_global_zero:
+            return
+        index = checkpoint.read_index(self.run)
+        last = [kept for kept in index.get("kept", []) if kept != name] + [name]
+        if value is not None and value < index.get("best_wer", float("inf")):
+            index |= {"best": name, "best_wer": value}
+        keep = set(last[-self.keep_last :]) | {index.get("best", name)}
+        checkpoint.write_index(self.run, index | {"last": name, "kept": [kept for kept in last if kept in keep]})
+        for stale in set(last) - keep:
+            shutil.rmtree(self.run / stale, ignore_errors=True)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_number:  # asked twice: stop at once
+            raise KeyboardInterrupt
+        self.signal_number = number
+        print(f"\n{signal.Signals(number).name}: saving after this step, then stopping", file=sys.stderr, flush=True)

@@ -1,0 +1,250 @@
+"""Build everything from the configuration, fit with Lightning, evaluate the best checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+from rich.console import Console
+
+import asr
+from asr import checkpoint, model
+from asr.audio.augment import Perturbation
+from asr.config import Config
+from asr.data.corpus import Corpus, drop_unusable
+from asr.data.ledger import Ledger
+from asr.data.loader import BatchDataset, BatchLoader
+from asr.data.plan import BatchPlan
+from asr.decode.evaluate import evaluate_corpus, print_report
+from asr.decode.recognizer import Recognizer
+from asr.errors import ConfigError
+from asr.model import SpeechModel
+from asr.text.tokenizer import Tokenizer, build_tokenizer
+from asr.train.checkpoints import FolderIO, Interrupted, RunCheckpoints
+from asr.train.progress import ProgressLine
+from asr.train.task import CtcTask
+
+NORMALIZATION_UTTERANCES = 1000  # enough for a mean and variance of each bin to three digits
+
+
+def fit(config: Config, folders: Mapping[str, Path], run: Path) -> None:
+    """Train what `config` describes on the shards in `folders` and leave everything in `run`.
+
+    Raises:
+        ConfigError, DataError: the data or a setting cannot be used; nothing has been trained.
+    """
+    _set_up_process(config)
+    ledger = Ledger(run / "ledger.jsonl")
+    train_corpus = Corpus.open([folders[name] for name in config.data.train], config.data.sample_rate_hz)
+    validation = Corpus.open([folders[name] for name in config.data.validation], config.data.sample_rate_hz)
+
+    torch.manual_seed(config.seed)
+    tokenizer = _tokenizer(config, train_corpus, run)
+    speech_model = model.build(config, tokenizer.num_tokens)
+    _drop_unusable(config, train_corpus, tokenizer, speech_model, ledger)
+    speech_model.features.fit_normalization(_sample(train_corpus, config.seed))
+
+    world_size = config.trainer.devices * config.trainer.num_nodes
+    loaders = _loaders(config, train_corpus, validation, tokenizer, world_size)
+    steps_per_epoch = len(loaders[0])
+    total_steps = steps_per_epoch * config.trainer.max_epochs
+    if config.trainer.max_steps is not None:
+        total_steps = min(total_steps, config.trainer.max_steps)
+    task = CtcTask(
+        speech_model,
+        tokenizer,
+        config.optim,
+        seed=config.seed,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+    _describe(config, speech_model, tokenizer, train_corpus, validation, steps_per_epoch)
+
+    callbacks = [
+        RunCheckpoints(run, every_steps=config.trainer.checkpoint_every_steps, keep_last=config.trainer.keep_last),
+        ProgressLine(config.trainer.log_every_steps),
+    ]
+    trainer = _trainer(config, run, task, tokenizer, callbacks)
+    index = checkpoint.read_index(run) if config.resume else {}
+    resume_from = run / index["last"] if "last" in index else None
+    try:
+        trainer.fit(task, loaders[0], loaders[1], ckpt_path=resume_from)
+    except Interrupted as stopped:
+        print(f"stopped by {stopped}; to go on, add: run_dir={run} resume=true", file=sys.stderr)
+        sys.exit(128 + stopped.signal_number)
+    if trainer.is_global_zero:
+        _test(config, folders, run)
+
+
+def _test(config: Config, folders: Mapping[str, Path], run: Path) -> None:
+    """Evaluate the best checkpoint on each test split; write results.json and a line for each utterance."""
+    recognizer = Recognizer(checkpoint.load(run))
+    results = {}
+    for name in config.data.test:
+        corpus = Corpus.open([folders[name]], config.data.sample_rate_hz)
+        evaluation = evaluate_corpus(recognizer, corpus, batch_seconds=config.decode.batch_seconds)
+        evaluation.write(run / f"test-{name}.jsonl")
+        results[name] = evaluation.summary()
+        print_report(name, evaluation)
+    (run / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(f"run folder: {run}")
+
+
+def _set_up_process(config: Config) -> None:
+    """Threads, determinism, and warnings that say nothing to a user."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    # Small recurrent nets lose more to threads that wait for each other than they gain; a core for each worker.
+    threads = config.trainer.threads or max(1, cores // config.trainer.devices - config.data.num_workers)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(config.trainer.deterministic)
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU; no effect on a CPU
+    warnings.filterwarnings("ignore", ".*num_workers.*|.*does not have many workers.*|.*not part of single contig.*")
+
+
+def _tokenizer(config: Config, corpus: Corpus, run: Path) -> Tokenizer:
+    """Built from the training transcripts, or, resuming, the run's own."""
+    if config.resume and checkpoint.read_index(run):
+        return checkpoint.load(run).tokenizer
+    return build_tokenizer(config.text, corpus.texts)
+
+
+def _drop_unusable(
+    config: Config, corpus: Corpus, tokenizer: Tokenizer, speech_model: SpeechModel, ledger: Ledger
+) -> None:
+    drops = drop_unusable(
+        corpus,
+        encode=tokenizer.encode,
+        frame_count=speech_model.frame_count,
+        min_seconds=config.data.min_seconds,
+        max_seconds=config.data.max_seconds,
+        fastest_speed=max(config.augment.speeds),
+    )
+    for drop in drops:
+        ledger.add(drop)
+    if drops:
+        print(f"left out {len(drops)} of {len(drops) + len(corpus)} training utterances: {ledger.summary()}")
+
+
+def _sample(corpus: Corpus, seed: int) -> Sequence[Any]:
+    """Audio of some utterances, the same on every rank, for the features' mean and variance."""
+    count = min(len(corpus), NORMALIZATION_UTTERANCES)
+    return [corpus.audio(int(i)) for i in np.random.default_rng(seed).permutation(len(corpus))[:count]]
+
+
+def _loaders(
+    config: Config, train: Corpus, validation: Corpus, tokenizer: Tokenizer, world_size: int
+) -> tuple[BatchLoader, BatchLoader]:
+    data, rank = config.data, int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
+    batch_samples = int(data.batch_seconds * data.sample_rate_hz)
+    augment = config.augment
+    perturbation = Perturbation(augment.speeds, augment.gain_db, data.sample_rate_hz)
+    plan = BatchPlan(
+        train.num_samples,
+        seed=config.seed,
+        batch_samples=batch_samples,
+        max_items=data.max_batch_items,
+        jitter=data.length_jitter,
+        sorta_grad=data.sorta_grad,
+    )
+    smallest = min(len(batch) for batch in plan.batches(0))
+    if smallest < world_size:
+        raise ConfigError(
+            f"data.batch_seconds={data.batch_seconds}: a global batch holds {smallest} utterances only, "
+            f"{world_size} ranks share it; raise data.batch_seconds or lower data.max_seconds"
+        )
+    longest = int(validation.num_samples.max())
+    validation_plan = BatchPlan(
+        validation.num_samples,
+        seed=0,
+        batch_samples=max(longest, batch_samples),
+        max_items=data.max_batch_items,
+        shuffle=False,
+    )
+    shared = {"rank": rank, "world_size": world_size}
+    return (
+        BatchLoader(
+            BatchDataset(train, plan, encode=tokenizer.encode, seed=config.seed, perturbation=perturbation, **shared),
+            num_workers=data.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        ),
+        BatchLoader(BatchDataset(validation, validation_plan, encode=lambda text: [], **shared), num_workers=0),
+    )
+
+
+def _trainer(
+    config: Config, run: Path, task: CtcTask, tokenizer: Tokenizer, callbacks: list[lightning.Callback]
+) -> lightning.Trainer:
+    settings = config.trainer
+    on_gpu = settings.accelerator == "gpu" or (settings.accelerator == "auto" and torch.cuda.is_available())
+    several = settings.devices * settings.num_nodes > 1
+    strategy = DDPStrategy(
+        process_group_backend="nccl" if on_gpu else "gloo", broadcast_buffers=False, gradient_as_bucket_view=True
+    )
+
+    def provenance() -> dict[str, Any]:
+        return {
+            "asr": asr.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "command": " ".join(sys.argv),
+            "step": task.global_step,
+            "epoch": task.current_epoch,
+            "metrics": {name: float(value) for name, value in task.trainer.callback_metrics.items()},
+        }
+
+    return lightning.Trainer(
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=strategy if several else "auto",
+        precision="bf16-mixed" if _bf16(settings.precision, on_gpu) else 32,
+        max_epochs=settings.max_epochs,
+        max_steps=settings.max_steps or -1,
+        check_val_every_n_epoch=settings.validate_every_epochs,
+        num_sanity_val_steps=0,
+        gradient_clip_val=config.optim.gradient_clip or None,
+        log_every_n_steps=settings.log_every_steps,
+        logger=[TensorBoardLogger(run, name="tensorboard", version=""), CSVLogger(run, name="metrics", version="")],
+        callbacks=callbacks,
+        plugins=[FolderIO(task, config, tokenizer, provenance)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=run,
+    )
+
+
+def _bf16(precision: str, on_gpu: bool) -> bool:
+    """Whether to compute in bf16: where asked, or by itself where the device has instructions for it."""
+    if precision != "auto":
+        return precision == "bf16"
+    return torch.cuda.is_bf16_supported() if on_gpu else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _describe(
+    config: Config, speech_model: SpeechModel, tokenizer: Tokenizer, train: Corpus, validation: Corpus, steps: int
+) -> None:
+    if int(os.environ.get("LOCAL_RANK", 0)):
+        return
+    parameters = sum(p.numel() for p in speech_model.parameters())
+    Console().print(
+        f"{config.stack.name} model, {parameters / 1e6:.2f} M parameters, {tokenizer.num_tokens} tokens, "
+        f"{1000 * speech_model.frame_seconds:.0f} ms frames; "
+        f"train {len(train)} utterances, {train.seconds / 3600:.2f} h; "
+        f"validation {len(validation)}, {validation.seconds / 3600:.2f} h; "
+        f"{steps} steps an epoch, {config.trainer.max_epochs} epochs, torch {version('torch')}",
+        highlight=False,
+    )

@@ -1,0 +1,94 @@
+"""The progress line: loss, validation WER, audio-hours per hour, time left, share of time spent waiting for data."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from asr.types import Batch
+
+
+class ProgressLine(lightning.Callback):
+    """One line on a terminal, else one printed line an epoch; also logs the same figures.
+
+    The loss stays on the device and is fetched every `every_steps` steps only, so no step waits for it.
+    """
+
+    def __init__(self, every_steps: int) -> None:
+        self.every_steps = every_steps
+        self.bar: Progress | None = None
+        self.validation = ""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._reset()
+        self.last_end = time.perf_counter()
+        if not trainer.is_global_zero:
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+        self.bar = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[figures]}"))
+        if self.bar.console.is_terminal:
+            self.bar.start()
+        total = trainer.max_epochs * trainer.num_training_batches if trainer.max_epochs else None
+        self.row = self.bar.add_task("", total=total, completed=trainer.global_step, figures="")
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.waited += time.perf_counter() - self.last_end
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.last_end = time.perf_counter()
+        self.seconds += batch.seconds
+        self.losses.append(outputs["loss"].detach())
+        if trainer.global_step % self.every_steps == 0:
+            figures = self._figures(trainer)
+            pl_module.log_dict(figures, batch_size=1)
+            self._show(trainer, figures)
+            self._reset()
+        elif self.bar is not None:
+            self.bar.update(self.row, completed=trainer.global_step)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        if "validation/wer" in metrics:
+            self.validation = f"WER {100 * float(metrics['validation/wer']):.2f} %"
+        self.last_end = time.perf_counter()  # validation is not waiting for data
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self.bar is not None and not self.bar.console.is_terminal:
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} step {trainer.global_step}: "
+                  f"loss {metrics.get('train/loss', float('nan')):.3f}, {self.validation}, "
+                  f"{metrics.get('train/audio_hours_per_hour', float('nan')):.0f} audio hours/hour, "
+                  f"{100 * metrics.get('train/waiting_share', float('nan')):.0f} % waiting for data", flush=True)  # fmt: skip
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def _reset(self) -> None:
+        self.start, self.waited, self.seconds = time.perf_counter(), 0.0, 0.0
+        self.losses: list[torch.Tensor] = []
+
+    def _figures(self, trainer: lightning.Trainer) -> dict[str, float]:
+        elapsed = time.perf_counter() - self.start
+        return {
+            "train/loss": float(torch.stack(self.losses).mean()),
+            "train/audio_hours_per_hour": self.seconds * trainer.world_size / elapsed,
+            "train/waiting_share": self.waited / elapsed,
+            "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+        }
+
+    def _show(self, trainer: lightning.Trainer, figures: dict[str, float]) -> None:
+        if self.bar is None:
+            return
+        text = (
+            f"loss {figures['train/loss']:.3f}  {self.validation}  {figures['train/audio_hours_per_hour']:.0f} h/h  "
+            f"{100 * figures['train/waiting_share']:.0f} % waiting"
+        )
+        description = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self.bar.update(self.row, description=description, completed=trainer.global_step, figures=text)

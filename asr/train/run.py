@@ -1,0 +1,65 @@
+"""From a recipe's command line to a finished run: configuration, data, then `fit`.
+
+This file imports no torch, so that a wrong configuration is answered at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from asr.config import Config, run_recipe, to_yaml
+from asr.errors import ConfigError
+
+Prepare = Callable[[Config], Mapping[str, Path]]  # configuration -> split name -> folder of shards
+
+
+def main(recipe_file: str, prepare: Prepare) -> None:
+    """Train the recipe in whose folder `recipe_file` stands, with the overrides on the command line.
+
+    Args:
+        recipe_file: the recipe's train.py; its folder has the config.yaml.
+        prepare: makes the data that the configuration names.
+    """
+    run_recipe(recipe_file, lambda config: train(config, prepare))
+
+
+def train(config: Config, prepare: Prepare) -> Path:
+    """Prepare the data, train, evaluate; gives the run folder."""
+    run = _run_folder(config)
+    folders = _prepare_once(config, prepare)
+    from asr.train.fit import fit  # torch and Lightning, some seconds
+
+    fit(config, folders, run)
+    return run
+
+
+def _run_folder(config: Config) -> Path:
+    """Make the run folder, with the full configuration and the command in it; one for all ranks."""
+    if config.run_dir is not None:
+        run = config.run_dir
+    elif config.resume:
+        raise ConfigError("resume=true needs run_dir=FOLDER, the run to go on with")
+    else:
+        # Ranks are started with the first one's environment; torchrun's ranks share its run id.
+        name = os.environ.get("TORCHELASTIC_RUN_ID") or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        run = Path(os.environ.setdefault("ASR_RUN_DIR", f"runs/{config.recipe}/{name}"))
+    if not config.resume and (run / "checkpoints.json").exists() and not int(os.environ.get("LOCAL_RANK", 0)):
+        raise ConfigError(f"run_dir={run}: holds a run already; resume=true goes on with it, another folder starts anew")
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "config.yaml").write_text(to_yaml(config))
+    with (run / "command.txt").open("a") as handle:
+        handle.write(" ".join([sys.executable, *sys.argv]) + "\n")
+    return run
+
+
+def _prepare_once(config: Config, prepare: Prepare) -> Mapping[str, Path]:
+    """Prepare the data; of several ranks on a machine the first does it and the others find it done."""
+    config.data.cache.mkdir(parents=True, exist_ok=True)
+    with (config.data.cache / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return prepare(config)

@@ -1,0 +1,118 @@
+"""What Lightning trains: one batch in, CTC loss for each target token of the global batch out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from asr.config.schema import Optim
+from asr.decode.greedy import greedy
+from asr.heads.ctc import ctc_loss
+from asr.metrics.error_rates import Edits, character_edits, word_edits
+from asr.model import SpeechModel
+from asr.nn.distributed import sum_over_ranks, world_size
+from asr.text.tokenizer import Tokenizer
+from asr.train.average import WeightAverage
+from asr.train.schedule import learning_rate
+from asr.types import Batch
+
+
+class CtcTask(lightning.LightningModule):
+    """Trains a `SpeechModel` with CTC.
+
+    The loss is summed over the batch and divided by the target tokens of the global batch, so its gradient does not
+    depend on how many ranks share that batch.
+
+    Args:
+        model: the acoustic model.
+        tokenizer: for validation's texts.
+        optim: optimiser and schedule.
+        seed: of the run; dropout draws from (seed, step, rank) alone.
+        steps_per_epoch, total_steps: for the schedule.
+    """
+
+    def __init__(
+        self,
+        model: SpeechModel,
+        tokenizer: Tokenizer,
+        optim: Optim,
+        *,
+        seed: int,
+        steps_per_epoch: int,
+        total_steps: int,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.optim = optim
+        self.seed = seed
+        self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
+        self.average = WeightAverage(model, optim.ema_decay) if optim.ema_decay else None
+        self.edits = [Edits(), Edits()]  # of the running validation: words, characters
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        decayed = [p for p in self.model.parameters() if p.dim() > 1]
+        others = [p for p in self.model.parameters() if p.dim() <= 1]  # biases and norms are not decayed
+        groups: list[dict[str, Any]] = [
+            {"params": decayed, "weight_decay": self.optim.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        if self.optim.name == "sgd":
+            return torch.optim.SGD(
+                groups, lr=self.optim.learning_rate, momentum=self.optim.momentum, nesterov=self.optim.momentum > 0
+            )
+        return torch.optim.AdamW(groups, lr=self.optim.learning_rate, betas=self.optim.betas, fused=True)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # The step's randomness and learning rate are functions of its number: nothing to save, nothing to restore.
+        torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)) & (2**63 - 1))
+        rate = learning_rate(
+            self.optim, step=self.global_step, steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps
+        )
+        for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
+            group["lr"] = rate
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        log_probs, lengths = self.model(batch.audio, batch.audio_lengths, batch.seeds)
+        losses = ctc_loss(log_probs, lengths, batch.targets, batch.target_lengths)
+        total = losses.masked_fill(lengths == 0, 0.0).sum()  # an item of no frames is a stand-in
+        num_tokens = sum_over_ranks(batch.target_lengths.sum()).clamp(min=1)
+        return total * world_size() / num_tokens  # DDP takes the mean over ranks
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if self.average is not None:
+            self.average.update(self.model, self.global_step)
+
+    def on_validation_epoch_start(self) -> None:
+        if self.average is not None:
+            self.average.swap(self.model)
+        self.edits = [Edits(), Edits()]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        log_probs, lengths = self.model(batch.audio, batch.audio_lengths)
+        for text, path in zip(batch.texts, greedy(log_probs, lengths), strict=False):
+            hypothesis = self.tokenizer.decode(path.ids)
+            self.edits[0] += word_edits(text, hypothesis)
+            self.edits[1] += character_edits(text, hypothesis)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.average is not None:
+            self.average.swap(self.model)
+        for name, edits in zip(("wer", "cer"), self.edits, strict=True):
+            counts = torch.tensor([edits.total, edits.reference_length], device=self.device, dtype=torch.float64)
+            total, length = sum_over_ranks(counts).tolist()
+            self.log(f"validation/{name}", total / max(1.0, length), rank_zero_only=False)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.average is not None:
+            checkpoint["average"] = self.average.tensors
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.average is not None:
+            self.average.tensors = checkpoint["average"]

@@ -1,0 +1,92 @@
+"""The values that travel between the parts: frozen dataclasses with their shapes and units.
+
+Letters: B items, N samples, U target tokens (docs/architecture.md has them all).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One line of a manifest: where the audio is and what was said.
+
+    `audio` is an absolute path, or a path relative to the manifest's folder.
+    `seconds` is the length that the audio file's header states.
+    """
+
+    id: str
+    audio: str
+    text: str
+    seconds: float
+    speaker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """An utterance that cannot be used, and why; `reason` is one of `asr.data.ledger.Reason`."""
+
+    id: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one rank works on in one step.
+
+    audio: (B, N) float32 in [-1, 1], zero-padded; audio_lengths: (B,) int64 samples. An item of length 0 stands in
+        where a rank has nothing to do; it weighs nothing.
+    targets: (B, U) int64 token ids, padded with 0 (blank); target_lengths: (B,) int64.
+    seeds: (B,) int64, one for each (seed, epoch, utterance): the only source of augmentation's randomness.
+    ids: the utterances' names; texts: their transcripts. seconds: audio in the batch, padding not counted.
+    dropped: utterances of this batch that turned out to be unusable.
+    """
+
+    audio: Tensor
+    audio_lengths: Tensor
+    targets: Tensor
+    target_lengths: Tensor
+    seeds: Tensor
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    seconds: float
+    dropped: tuple[Drop, ...] = ()
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with its tensors on `device`; the copy is asynchronous where memory is pinned."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory; called by torch's DataLoader."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        names = ("audio", "audio_lengths", "targets", "target_lengths", "seeds")
+        return replace(self, **{name: function(getattr(self, name)) for name in names})
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One recognised word. Times are seconds from the start of the audio; confidence is in [0, 1]."""
+
+    text: str
+    start_seconds: float
+    end_seconds: float
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What was recognised in one utterance: the text, its words, and the log-probability of the best path."""
+
+    text: str
+    words: tuple[Word, ...] = ()
+    log_prob: float = 0.0

@@ -1,0 +1,119 @@
+"""From a corpus to shards that training reads. One file here = one corpus, found by its file name.
+
+A file defines `VERSION`, to be raised when it would give other utterances than before, and
+
+    def splits(data: Data, names: Sequence[str], work: Path, ledger: Ledger) -> dict[str, list[Utterance]]
+
+which finds the raw corpus (in `data.root`, or downloaded or made in the folder `work`), and gives the utterances of
+the splits in `names`, with absolute paths to their audio. What cannot be used it enters in the ledger.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pkgutil
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from asr.config import Config
+from asr.config.schema import Data
+from asr.data.ledger import Ledger
+from asr.data.manifest import write_manifest
+from asr.data.progress import progress_bar
+from asr.data.shards import ShardReader, write_shards
+from asr.errors import ConfigError
+from asr.messages import did_you_mean
+from asr.types import Utterance
+
+MAX_WORKERS = 16  # threads that decode and encode; more wait for Python's lock
+
+
+def prepare(config: Config) -> dict[str, Path]:
+    """Make the shards of every split that the configuration trains, validates or tests on.
+
+    They go to `data.cache/CORPUS/...`, one folder for each corpus, raw folder and sample rate, with the manifest that
+    they were made from and a ledger of what could not be used. What is finished there is not looked at again; what was
+    interrupted goes on where it stopped.
+
+    Returns:
+        Split name -> folder of shards.
+
+    Raises:
+        ConfigError: there is no such corpus or split, or its data is not here.
+        DataError: the data cannot be used, downloaded or written.
+    """
+    data = config.data
+    corpus = _corpus(data.corpus)
+    names = list(dict.fromkeys([*data.train, *data.validation, *data.test]))
+    folder = _folder(data, corpus.VERSION)
+    # A split's manifest is written last: where it is, the split is finished.
+    missing = [name for name in names if not (folder / name / "manifest.jsonl").is_file()]
+    if missing:
+        ledger = Ledger(folder / "ledger.jsonl")
+        found: Mapping[str, list[Utterance]] = corpus.splits(data, missing, data.cache / data.corpus / "raw", ledger)
+        for name in missing:
+            _write_split(folder / name, found[name], data, ledger)
+        if len(ledger):
+            print(f"{data.corpus}: could not be used: {ledger.summary()}", file=sys.stderr)
+    return {name: folder / name for name in names}
+
+
+def check_splits(names: Sequence[str], known: Sequence[str], corpus: str) -> None:
+    """Refuse a split that the corpus does not have.
+
+    Raises:
+        ConfigError: names the split and those that there are.
+    """
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"data.train, data.validation, data.test: got the split {name!r}, {corpus} has {', '.join(known)}"
+                f"{did_you_mean(name, known)}"
+            )
+
+
+def no_data(corpus: str, root: Path | None, expected: str, source: str) -> ConfigError:
+    """The error for a corpus that is not here, with the three ways on.
+
+    Args:
+        corpus: its name.
+        root: where it was looked for.
+        expected: what that folder should hold.
+        source: what `data.download=true` fetches, and its size.
+    """
+    got = "data.root is not set" if root is None else f"data.root={root} does not hold it (expected {expected})"
+    return ConfigError(
+        f"the {corpus} corpus is not here: {got}. Three ways on:\n"
+        f"  data.root=FOLDER      a folder with {expected}\n"
+        f"  data.download=true    fetches {source}\n"
+        f"  data=embedded         trains on speech made on this machine instead, without any download"
+    )
+
+
+def _corpus(name: str) -> ModuleType:
+    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    if name not in known:
+        raise ConfigError(f"data.corpus: got {name!r}, expected one of {', '.join(known)}{did_you_mean(name, known)}")
+    return import_module(f"{__name__}.{name}")
+
+
+def _folder(data: Data, version: int) -> Path:
+    """Where the corpus's shards go; another root, rate or version never meets them."""
+    root = hashlib.sha256(str(data.root.resolve()).encode()).hexdigest()[:8] if data.root else "download"
+    return data.cache.absolute() / data.corpus / f"v{version}-{data.sample_rate_hz}hz-{root}"
+
+
+def _write_split(folder: Path, utterances: Sequence[Utterance], data: Data, ledger: Ledger) -> None:
+    workers = min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+    with progress_bar(f"{data.corpus} {folder.name}", len(utterances)) as progress:
+        write_shards(
+            utterances, folder, sample_rate_hz=data.sample_rate_hz, ledger=ledger, workers=workers, progress=progress
+        )
+    written = ShardReader(folder)
+    hours = int(written.num_samples.sum()) / data.sample_rate_hz / 3600
+    print(f"{data.corpus} {folder.name}: {len(written)} utterances, {hours:.2f} h in {folder}", file=sys.stderr)
+    write_manifest(folder / "manifest.jsonl", utterances)

@@ -1,0 +1,109 @@
+"""A recipe's train.py on the command line: overrides, Hydra's flags, sweeps, exit statuses."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import sys
+from asr.config import Config, run_recipe
+from asr.errors import DataError
+
+def train(config: Config) -> None:
+    print("ran", config.seed, config.stack.model_dump()["lookahead_frames"], config.run_dir)
+    print("argv", *sys.argv[1:])
+    if config.seed == 5:
+        raise ValueError("a bug")
+    if config.seed == 6:
+        raise DataError("shard 3 is damaged")
+    if config.seed == 7:
+        raise KeyboardInterrupt
+    assert "torch" not in sys.modules
+
+if __name__ == "__main__":
+    run_recipe(__file__, train)
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "train.py").write_text(SCRIPT)
+    (folder / "config.yaml").write_text("defaults:\n  - base\n  - override /data: an4\n  - _self_\nrecipe: mine\n")
+    return folder
+
+
+def start(recipe: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).parents[3]
+    environment = {"PYTHONPATH": str(root), "PATH": "", "HOME": str(recipe.parent)}
+    return subprocess.run(
+        [sys.executable, str(recipe / "train.py"), *arguments],
+        cwd=recipe.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_run_leaves_no_folder_of_hydras(recipe: Path) -> None:
+    done = start(recipe, "seed=3", "stack=gru_streaming")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "ran 3 20 None\nargv seed=3 stack=gru_streaming\n"
+    assert [path.name for path in recipe.parent.iterdir()] == ["mine"]
+
+
+def test_a_wrong_configuration_is_a_message_and_status_2(recipe: Path) -> None:
+    done = start(recipe, "sead=3", "optim.nam=sgd")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[0].startswith("train.py: 2 mistakes in the configuration from ")
+    assert "sead: no such key; did you mean seed?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("seed", "status", "message"),
+    [(5, 1, "ValueError: a bug"), (6, 1, "train.py: shard 3 is damaged\n"), (7, 130, "")],
+)
+@pytest.mark.parametrize("flags", [[], ["-m"]])
+def test_errors_of_the_run(recipe: Path, flags: list[str], seed: int, status: int, message: str) -> None:
+    done = start(recipe, *flags, f"seed={seed}")
+    assert done.returncode == status
+    assert message in done.stderr
+    assert ("Traceback" in done.stderr) == (seed == 5)
+
+
+def test_a_sweep_runs_each_job_in_a_folder_of_its_own_with_its_own_command_line(recipe: Path) -> None:
+    done = start(recipe, "-m", "seed=1,2", "stack=gru,gru_streaming")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    ran, argv = [line[1:] for line in lines if line[0] == "ran"], [line[1:] for line in lines if line[0] == "argv"]
+    assert [(seed, lookahead) for seed, lookahead, _ in ran] == [("1", "0"), ("1", "20"), ("2", "0"), ("2", "20")]
+    assert len({run_dir for *_, run_dir in ran}) == 4
+    assert all(run_dir.startswith("runs/mine/sweep_") for *_, run_dir in ran)
+    assert argv[3] == ["++seed=2", "stack=gru_streaming", f"++run_dir={ran[3][2]}"]
+
+
+def test_mistakes_in_a_sweep(recipe: Path) -> None:
+    done = start(recipe, "--multirun", "sead=1,2")
+    assert done.returncode == 2
+    assert "sead: no such key; did you mean seed?" in done.stderr
+    done = start(recipe, "--multirun", "stack=gru,gru_s")
+    assert done.returncode == 2
+    assert "Could not find 'stack/gru_s'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_hydras_own_flags(recipe: Path) -> None:
+    done = start(recipe, "--help")
+    assert done.returncode == 0
+    assert "front_end: conv1d_1, conv1d_2" in done.stdout
+    done = start(recipe, "--cfg", "job", "optim.learning_rate=3")
+    assert done.returncode == 0
+    assert "learning_rate: 3\n" in done.stdout
+    assert "ran" not in done.stdout.split()

@@ -1,0 +1,105 @@
+"""Mistakes in a configuration: all at once, each with its key, what was got, what was expected, and a hint."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from asr.config import Config, load, validate
+from asr.errors import ConfigError
+
+RECIPE = Path("recipes/an4")
+
+
+def mistakes(*overrides: str, recipe: Path = RECIPE) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(recipe, overrides)
+    return [line.strip() for line in str(caught.value).splitlines()]
+
+
+def test_all_mistakes_are_reported_at_once() -> None:
+    first, *others = mistakes(
+        "modle=ds2_5x800",
+        "stack=gru_streamin",
+        "stack.hidden_sise=3",
+        "optim.name=adamv",
+        "optim.warmup_steps=-1",
+        "learning_rate=1",
+        "trainer.precission=bf16",
+        "data.train=[1]",
+        "front_end.layers=[{channels: 0, tim_kernel: 3}]",
+        "oops",
+        "seed=1,2",
+    )
+    assert first.startswith("12 mistakes in the configuration from ")
+    assert sorted(others) == [
+        "data.train.0: got 1, expected a valid string",
+        "front_end.layers.0.channels: got 0, expected greater than 0",
+        "front_end.layers.0.tim_kernel: no such key; did you mean time_kernel?",
+        "learning_rate: no such key; did you mean optim.learning_rate?",
+        "modle: no such key; did you mean model?",
+        "oops: expected section.key=value or group=option",
+        "optim.name: got 'adamv', expected 'adamw' or 'sgd'; did you mean adamw?",
+        "optim.warmup_steps: got -1, expected greater than or equal to 0",
+        "seed=1,2: several values, which needs -m, for a sweep over them",
+        "stack.hidden_sise: no such key; did you mean hidden_size?",
+        "stack: got 'gru_streamin', expected one of gru, gru_streaming; did you mean gru_streaming?",
+        "trainer.precission: no such key; did you mean precision?",
+    ]
+
+
+def test_the_message_names_the_file_and_the_overrides() -> None:
+    first, other = mistakes("seed=x")
+    assert first == f"1 mistake in the configuration from {RECIPE.resolve()}/config.yaml seed=x"
+    assert other.startswith("seed: got 'x', expected a valid integer")
+
+
+def test_a_stack_that_does_not_exist_is_named_with_those_that_do() -> None:
+    assert "stack.name: got 'grx', expected one of gru; did you mean gru?" in mistakes("stack.name=grx")
+
+
+def test_our_own_rules_say_what_they_got() -> None:
+    assert any("kernels have to be odd" in line for line in mistakes("front_end.layers=[{time_kernel: 4}]"))
+    lines = mistakes("front_end=conv1d_1", "front_end.layers.0.frequency_kernel=41")
+    assert lines[1].startswith("front_end: conv1d spans all frequencies")
+
+
+def test_values_of_the_wrong_shape() -> None:
+    with pytest.raises(ConfigError, match=r"got \[1\], expected a mapping of sections"):
+        validate([1], "here")
+    with pytest.raises(ConfigError, match="stack: got 3, expected a mapping with a name"):
+        validate({"stack": 3}, "here")
+    with pytest.raises(ConfigError, match=r"optim\.learning_rate: got inf, expected a finite number"):
+        validate({"optim": {"learning_rate": float("inf")}}, "here")
+
+
+def test_broken_yaml_names_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("defaults:\n  - base\n  - _self_\nrecipe: [one,\n")
+    with pytest.raises(ConfigError, match=rf"^{tmp_path}/config\.yaml:5: "):
+        load(tmp_path)
+
+
+def test_a_folder_that_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no config\.yaml, expected a recipe's folder"):
+        load(tmp_path)
+
+
+def test_what_hydra_cannot_compose_is_a_config_error(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("defaults:\n  - base\n  - override /data: an5\n")
+    with pytest.raises(ConfigError, match="Could not find 'data/an5'"):
+        load(tmp_path)
+    (tmp_path / "config.yaml").write_text(
+        "defaults:\n  - base\n  - override /data: an4\n  - _self_\nrecipe: ${nothing}\n"
+    )
+    with pytest.raises(ConfigError, match="nothing"):
+        load(tmp_path, ["oops"])
+
+
+def test_a_configuration_is_frozen_and_pickles() -> None:
+    config = load(RECIPE)
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(ValueError, match="frozen"):
+        config.stack.num_layers = 3  # pyright: ignore[reportAttributeAccessIssue]
+    assert pickle.loads(pickle.dumps(config)) == config  # noqa: S301
+    assert config != Config()

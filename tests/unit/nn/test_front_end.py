@@ -1,0 +1,108 @@
+"""The convolutional front end: shapes of the paper, masking, streaming."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr.config.schema import ConvLayer
+from asr.nn.front_end import ConvFrontEnd
+
+TWO = (
+    ConvLayer(channels=3, frequency_kernel=5, frequency_stride=2, time_kernel=5, time_stride=2),
+    ConvLayer(channels=2, frequency_kernel=3, frequency_stride=2, time_kernel=3, time_stride=1),
+)
+THREE_1D = (
+    ConvLayer(channels=5, time_kernel=5, time_stride=1),
+    ConvLayer(channels=4, time_kernel=3, time_stride=3),
+    ConvLayer(channels=3, time_kernel=3, time_stride=2),
+)
+KINDS = {
+    "2d": {"layers": TWO},
+    "2d causal": {"layers": TWO, "padding": "causal"},
+    "2d no norm": {"layers": TWO, "batch_norm": False},
+    "1d": {"layers": THREE_1D, "kind": "conv1d"},
+}
+
+
+@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
+def front_end(request: pytest.FixtureRequest) -> ConvFrontEnd:
+    torch.manual_seed(0)
+    module = ConvFrontEnd(num_features=9, **request.param).double()
+    module.train()
+    module(torch.randn(2, 50, 9, dtype=torch.float64), torch.tensor([50, 20]))  # running statistics
+    return module.eval()
+
+
+def test_the_papers_two_layer_front_end_has_1312_outputs() -> None:
+    """Section 1.3: 161 bins, two 2D layers of 32 channels: 32 * 41 inputs to the first recurrent layer."""
+    layers = (
+        ConvLayer(channels=32, frequency_kernel=41, frequency_stride=2, time_kernel=11, time_stride=2),
+        ConvLayer(channels=32, frequency_kernel=21, frequency_stride=2, time_kernel=11, time_stride=1),
+    )
+    assert ConvFrontEnd(num_features=161, layers=layers).output_size == 1312
+
+
+def test_first_layer_is_torchs_convolution(front_end: ConvFrontEnd) -> None:
+    block = front_end.layers[0]
+    features = torch.randn(1, 20, 9, dtype=torch.float64)
+    hidden, _ = block(features[..., None], torch.tensor([20]))
+    padded = torch.nn.functional.pad(features[:, None], (0, 0, block.past, block.future))
+    expected = block.conv(padded).permute(0, 2, 3, 1)
+    if block.norm is not None:
+        norm = block.norm
+        expected = (expected - norm.running_mean) / torch.sqrt(norm.running_variance + 1e-5) * norm.scale + norm.shift
+    assert torch.allclose(hidden, expected.clamp(0, 20), rtol=0, atol=1e-12)
+
+
+def test_batch_invariance_and_garbage(front_end: ConvFrontEnd) -> None:
+    features = torch.randn(3, 31, 9, dtype=torch.float64)
+    lengths = torch.tensor([31, 1, 14])
+    for row, length in enumerate(lengths):
+        features[row, length:] = 1e6
+    out, out_lengths = front_end(features, lengths)
+    assert out_lengths.tolist() == [front_end.frame_count(int(n)) for n in lengths]
+    for row, length in enumerate(lengths):
+        alone, _ = front_end(features[row : row + 1, :length], lengths[row : row + 1])
+        assert torch.allclose(alone[0], out[row, : alone.shape[1]], rtol=0, atol=1e-10)
+        assert bool((out[row, alone.shape[1] :] == 0).all())
+
+
+@pytest.mark.parametrize("frames", [0, 1, 2, 7, 40])
+def test_streaming_equals_offline(front_end: ConvFrontEnd, frames: int) -> None:
+    features = torch.randn(1, max(1, frames), 9, dtype=torch.float64)
+    offline, lengths = front_end(features, torch.tensor([frames]))
+
+    @settings(max_examples=15, deadline=None)
+    @given(st.lists(st.integers(0, 11), max_size=12))
+    def check(sizes: list[int]) -> None:
+        state, pieces, position = front_end.initial_state(1, features), [], 0
+        for size in [*sizes, frames]:
+            end = min(frames, position + size)
+            piece, state = front_end.step(features[:, position:end], state)
+            pieces.append(piece)
+            position = end
+        pieces.append(front_end.flush(state))
+        streamed = torch.cat(pieces, 1)
+        assert streamed.shape[1] == int(lengths[0])
+        assert torch.allclose(streamed, offline[:, : int(lengths[0])], rtol=0, atol=1e-10)
+
+    check()
+
+
+def test_lookahead_is_what_it_says(front_end: ConvFrontEnd) -> None:
+    features = torch.randn(1, 60, 9, dtype=torch.float64)
+    before, _ = front_end(features, torch.tensor([60]))
+    features[:, 30] += 1.0
+    after, _ = front_end(features, torch.tensor([60]))
+    first = int((before != after).any(-1)[0].nonzero()[0])
+    stride = front_end.time_stride
+    assert first >= (30 - front_end.lookahead_frames + stride - 1) // stride
+    # An output sees `lookahead_frames` beyond its own first frame: some output reaches that far.
+    reach = []
+    for t in range(40, 40 + stride):
+        changed = features.clone()
+        changed[:, t] += 1.0
+        out, _ = front_end(changed, torch.tensor([60]))
+        reach.append(t - stride * int((out != after).any(-1)[0].nonzero()[0]))
+    assert max(reach) == front_end.lookahead_frames
