@@ -13,13 +13,13 @@ DEMO_RUN := runs/demo
 
 .PHONY: demo test lint types check configs format schema
 
-demo: $(DEMO_STAMP)  ## train on speech made on this machine, then transcribe a held-out file
+demo: $(DEMO_STAMP)  ## train on speech made on this machine, then transcribe held-out files
 	rm -rf $(DEMO_RUN)
 	$(BIN)/python recipes/librispeech/train.py data=embedded run_dir=$(DEMO_RUN)
-	$(BIN)/python -m asr.decode $(DEMO_RUN) "$$($(BIN)/python -m data_prep.held_out)"
+	$(BIN)/python -m asr.decode $(DEMO_RUN) 'data/embedded/raw/*/test-000[0-4]-*.flac'
 
 test: $(DEV_STAMP)  ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(DEV_STAMP)  ## form, likely bugs, layers
 	$(BIN)/ruff format --check
@@ -42,16 +42,15 @@ format: $(DEV_STAMP)
 schema: $(DEV_STAMP)  ## write conf/schema.json anew
 	$(BIN)/python -m asr.config.json_schema
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
-
-# The dev extra holds the demo's, so that either stamp's install leaves what the other one needs, if it was there.
-$(DEMO_STAMP): | $(BIN)/python
+# `venv` is run each time: it mends an environment whose making was interrupted.
+$(DEMO_STAMP):
 	rm -f $(VENV)/.installed-*
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo]'
 	touch $@
 
-$(DEV_STAMP): | $(BIN)/python
+$(DEV_STAMP):
 	rm -f $(VENV)/.installed-*
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
-	touch $@ $(DEMO_STAMP)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(DEMO_STAMP)  # dev holds demo

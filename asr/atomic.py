@@ -34,15 +34,14 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
         fsync_folder(path.parent)
-    except OSError as error:
-        # A write names no file. An error that names another file comes from the block and is not ours to reword.
-        if error.filename not in (None, str(temporary), str(path.parent)):
-            raise
-        raise _cannot_write(path, error) from error
-    finally:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        # A write names no file. An error that names another file comes from the block and is not ours to reword.
+        if isinstance(error, OSError) and error.filename in (None, str(temporary), str(path.parent)):
+            raise _cannot_write(path, error) from error
+        raise
 
 
 def fsync_folder(folder: Path) -> None:

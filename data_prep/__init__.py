@@ -24,7 +24,8 @@ from asr.config.schema import Data
 from asr.data.ledger import Ledger
 from asr.data.manifest import write_manifest
 from asr.data.progress import progress_bar
-from asr.data.shards import ShardReader, write_shards
+from asr.data.shard_writer import write_shards
+from asr.data.shards import ShardReader
 from asr.errors import ConfigError
 from asr.messages import did_you_mean
 from asr.types import Utterance
@@ -95,7 +96,7 @@ def no_data(corpus: str, root: Path | None, expected: str, source: str) -> Confi
 
 
 def _corpus(name: str) -> ModuleType:
-    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    known = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
     if name not in known:
         raise ConfigError(f"data.corpus: got {name!r}, expected one of {', '.join(known)}{did_you_mean(name, known)}")
     return import_module(f"{__name__}.{name}")

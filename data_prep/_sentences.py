@@ -55,17 +55,18 @@ the {device} in the {room} doesn't work
 wake me up at {time}
 set an alarm for {time}
 set a timer for {number} minutes
-what time is it in {city}
+what time is it in {city} {name}
 is it {time} already
 what is the weather like in {city} {day}
 will it rain in {city} {day}
 will it snow in {city} in {month}
 it will be {sky} in {city} {day}
 it was {sky} and {sky} yesterday
+is it {sky} or {sky} in {city}
 call my {relative} at {time}
 send a message to my {relative} {day}
 tell {name} that i will be {number} minutes late
-when is {name}'s birthday
+{name}'s birthday is in {month}
 is your birthday in {month} or {month}
 it is the {ordinal} of {month}
 book a {vehicle} to {city} {day}
@@ -101,7 +102,8 @@ it's the {ordinal} street after the {place}
 is the {place} open on {weekday}
 the {place} opens at {time}
 the meeting is on {weekday} at {time}
-what's on my calendar {day}
+what's on my calendar {day} {name}
+get the {vehicle} at {time}
 my number is {digit} {digit} {digit} {digit} {digit}
 the code is {digit} {digit} {digit}
 room {number} is on the {ordinal} floor
@@ -111,6 +113,8 @@ where did i put my {color} {object}
 i can't find my {color} {objects}
 the {color} {object} is on the table
 whose {color} {objects} are these
+there is a {object} in {name}'s {room}
+is that {name}'s {color} {object}
 i like your {color} {objects}
 the {color} {animal} is in the {room}
 my {relative} has a {color} {animal}
@@ -137,8 +141,8 @@ class _Grammar:
 
     def __init__(self, order: random.Random) -> None:
         self._order = order
-        self._choices = {name: fillers.split("|") for name, fillers in SLOTS.items()}
-        self._choices["sentence"] = TEMPLATES.strip().splitlines()
+        self._choices: dict[str, list[str]] = {name: fillers.split("|") for name, fillers in SLOTS.items()}
+        self._choices["sentence"] = list(TEMPLATES.strip().splitlines())
         self._bags: dict[str, list[str]] = {name: [] for name in self._choices}
         self._last: dict[str, str] = {}
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from asr.audio.header import AudioError
 from asr.audio.io import audio_info
 from asr.config.schema import Data
-from asr.data.download import download, unpack
+from asr.data.download import download, is_unpacked, unpack
 from asr.data.ledger import Ledger, Reason
 from asr.data.manifest import read_manifest
 from asr.errors import DataError
@@ -58,16 +58,18 @@ def splits(data: Data, names: Sequence[str], work: Path, ledger: Ledger) -> dict
 
 def _locate(data: Data, work: Path) -> Path:
     """The folder with etc/ and wav/, or with manifest.jsonl."""
-    candidates = [data.root, data.root / "an4"] if data.root else [work / "an4"]
-    for folder in candidates:
-        if (folder / "manifest.jsonl").is_file() or (folder / "etc" / "an4_train.transcription").is_file():
-            return folder
-    if data.root or not data.download:
-        raise no_data("an4", data.root, EXPECTED, f"64 MB from {URL}")
-    archive = work / "an4_sphere.tar.gz"
-    download(URL, archive, sha256=SHA256, mirrors=MIRRORS)
-    unpack(archive, work)
-    return work / "an4"
+    if data.root:
+        for folder in (data.root, data.root / "an4"):
+            if (folder / "manifest.jsonl").is_file() or (folder / "etc" / "an4_train.transcription").is_file():
+                return folder
+    else:
+        archive = work / "an4_sphere.tar.gz"
+        if data.download and not is_unpacked(archive, work):
+            download(URL, archive, sha256=SHA256, mirrors=MIRRORS)
+            unpack(archive, work)
+        if is_unpacked(archive, work):
+            return work / "an4"
+    raise no_data("an4", data.root, EXPECTED, f"64 MB from {URL}")
 
 
 def _from_manifest(path: Path) -> tuple[list[Utterance], list[Utterance]]:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from pathlib import Path
 
@@ -77,7 +76,7 @@ def _name(source: str | Path | bytes, name: str | None) -> str:
 def _open(source: str | Path | bytes, name: str) -> AudioFile:
     """Open with libsndfile, else with FFmpeg, and check the header."""
     try:
-        size = len(source) if isinstance(source, bytes) else os.stat(source).st_size
+        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
     except OSError as error:
         raise AudioError("missing", f"{name}: {error.strerror}; expected an audio file") from error
     if size == 0:

@@ -28,12 +28,12 @@ class MediaFile:
 
     def __init__(self, source: str | Path | bytes, name: str) -> None:
         try:
-            import av
+            import av  # pyright: ignore[reportMissingImports] -- an extra
         except ImportError as error:
             raise AudioError(
                 "unreadable",
                 f"{name}: not a sound file that libsndfile knows (wav, flac, ogg, opus, mp3, aiff, au, sph, caf); "
-                "m4a, mp4, webm and aac need: pip install asr[media]",
+                "m4a, mp4, webm and aac need: pip install 'asr-toolkit[media]'",
             ) from error
         self._ffmpeg_error = av.FFmpegError
         self._name = name

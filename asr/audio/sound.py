@@ -68,7 +68,7 @@ class SoundFile:
             if not len(block):
                 raise broken_off(self._name, _frames(got, stated))
             got += len(block)
-            yield block
+            yield np.asarray(block, dtype=np.float32)
 
     def close(self) -> None:
         """Close the file."""
@@ -84,18 +84,19 @@ class SoundFile:
             if match and self.info.num_frames < int(match[1]):
                 raise broken_off(self._name, _frames(self.info.num_frames, int(match[1])))
         elif self._file.format == "OGG" and not _ends_stream(self._read(-2 * _OGG_PAGE_BYTES, 2 * _OGG_PAGE_BYTES)):
-            raise broken_off(self._name, f"got {self.info.num_frames} frames, the last Ogg page is not the stream's end")
+            got = self.info.num_frames
+            raise broken_off(self._name, f"got {got} frames, and the last Ogg page does not end the stream")
 
     def _read(self, start: int, count: int) -> bytes:
         """Bytes of the file; a negative start counts from its end."""
-        with io.BytesIO(self._source) if isinstance(self._source, bytes) else open(self._source, "rb") as handle:
+        with io.BytesIO(self._source) if isinstance(self._source, bytes) else Path(self._source).open("rb") as handle:
             size = handle.seek(0, io.SEEK_END)
             handle.seek(max(0, size + start) if start < 0 else start)
             return handle.read(count)
 
 
-class UnknownFormat(Exception):  # noqa: N818 - a signal to try another decoder, not an error that a user sees
-    """libsndfile does not know the format."""
+class UnknownFormat(Exception):
+    """A sign to try another decoder: libsndfile does not know the format. No user sees it."""
 
 
 def _ends_stream(tail: bytes) -> bool:
@@ -112,5 +113,5 @@ def _frames(got: int, stated: int) -> str:
 
 
 def _words(error: Exception) -> str:
-    """libsndfile's own words: soundfile puts the file's name before them."""
+    """What libsndfile says, without the file's name that soundfile puts before it."""
     return str(getattr(error, "error_string", error)).rstrip(".")

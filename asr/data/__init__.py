@@ -1,0 +1,1 @@
+"""From manifests and shards to batches."""

@@ -34,7 +34,8 @@ def download(
     Args:
         url: HTTP or HTTPS address; proxies come from the environment (https_proxy).
         path: of the file.
-        sha256, md5: what the file has to have, in hexadecimal; None: not checked.
+        sha256: checksum that the file has to have, in hexadecimal; None: not checked.
+        md5: another one, likewise.
         mirrors: other addresses of the same file.
 
     Raises:
@@ -45,7 +46,10 @@ def download(
         if wrong:
             raise DataError(f"{path}: {wrong}; remove the file to fetch it anew")
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: its folder cannot be made: {error.strerror}; choose another one") from error
     part = path.with_name(f"{path.name}.part")
     failures = []
     for address in (url, *mirrors):
@@ -76,23 +80,36 @@ def unpack(archive: Path, folder: Path) -> None:
     Raises:
         DataError: the archive is damaged or unsafe, or the disk is full.
     """
-    marker = folder / f".{archive.name}.unpacked"
-    if marker.exists():
+    if is_unpacked(archive, folder):
         return
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        title = f"unpacking {archive.name}"
-        with archive.open("rb") as handle, progress_bar(title, archive.stat().st_size, bytes_=True) as progress:
-            with tarfile.open(fileobj=handle) as tar:
-                position = 0
-                for member in tar:
-                    tar.extract(member, folder, filter="data")
-                    progress(handle.tell() - position)
-                    position = handle.tell()
+        folder.mkdir(parents=True, exist_ok=True)
+        with (
+            archive.open("rb") as handle,
+            progress_bar(f"unpacking {archive.name}", archive.stat().st_size, in_bytes=True) as progress,
+            tarfile.open(fileobj=handle) as tar,
+        ):
+            position = 0
+            for member in tar:
+                tar.extract(member, folder, filter="data")
+                progress(handle.tell() - position)
+                position = handle.tell()
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise DataError(f"{archive}: cannot be unpacked into {folder}: {_words(error)}; run again, or fetch it anew") from error
-    with atomic_write(marker):
+        raise DataError(
+            f"{archive}: cannot be unpacked into {folder}: {_words(error)}. Make room if the disk is full and run "
+            "again; or remove the archive to fetch it anew"
+        ) from error
+    with atomic_write(_marker(archive, folder)):
         pass
+
+
+def is_unpacked(archive: Path, folder: Path) -> bool:
+    """Whether `unpack` has come to its end; the archive itself may be gone."""
+    return _marker(archive, folder).exists()
+
+
+def _marker(archive: Path, folder: Path) -> Path:
+    return folder / f".{archive.name}.unpacked"
 
 
 def _fetch(address: str, part: Path) -> None:
@@ -135,7 +152,7 @@ def _fetch_rest(address: str, part: Path) -> None:
             start = 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
-        with progress_bar(part.name.removesuffix(".part"), total, bytes_=True) as progress:
+        with progress_bar(part.name.removesuffix(".part"), total, in_bytes=True) as progress:
             progress(start)
             received = start
             with part.open("ab" if start else "wb") as handle:

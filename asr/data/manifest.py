@@ -36,7 +36,7 @@ def read_manifest(path: str | Path) -> list[Utterance]:
         first = first_line.setdefault(utterance.id, number)
         if first != number:
             raise DataError(
-                f"{path}:{number}: got the id {utterance.id!r} again, expected one line for each id; line {first} has it"
+                f"{path}:{number}: got the id {utterance.id!r}, which line {first} has; expected each id once"
             )
         utterances.append(utterance)
     return utterances
@@ -76,14 +76,14 @@ def _utterance(line: bytes, folder: Path, where: str) -> Utterance:
 
 
 def _field(entry: dict[str, Any], key: str, kind: type[Any], where: str, default: Any = None) -> Any:
-    value = entry.get(key, default)
+    value: Any = entry.get(key, default)
     if value is None:
         raise DataError(f"{where}: got keys {', '.join(sorted(entry))}; {key!r} is missing, expected {_EXAMPLE}")
     if kind is float and type(value) is int:  # JSON writes 3.0 as 3 too
         value = float(value)
     if type(value) is not kind:
         raise DataError(f"{where}: {key!r}: got {value!r}, expected a {_WORDS[kind]}")
-    if kind is str and not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+    if kind is str and any("\ud800" <= character <= "\udfff" for character in value):
         raise DataError(f"{where}: {key!r}: got {value!r}, half a surrogate pair; expected Unicode characters")
     return value
 

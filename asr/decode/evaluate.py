@@ -76,7 +76,7 @@ def evaluate(
     *,
     batch_seconds: float,
 ) -> Evaluation:
-    """Recognise `sources` and compare with `references`, (id, text) each."""
+    """Recognise `sources` and compare with `references`, (id, text) each, in the form that the model spells."""
     results = dict(recognizer.transcribe_many(sources, batch_seconds=batch_seconds))
     evaluation = Evaluation()
     for i, (name, text) in enumerate(references):
@@ -84,8 +84,9 @@ def evaluate(
         if isinstance(result, AsrError):
             evaluation.failures[name] = str(result)
         else:
-            edits = word_edits(text, result.text), character_edits(text, result.text)
-            evaluation.rows.append(Row(name, text, result.text, *edits))
+            said = recognizer.tokenizer.normalize(text)
+            edits = word_edits(said, result.text), character_edits(said, result.text)
+            evaluation.rows.append(Row(name, said, result.text, *edits))
     return evaluation
 
 
@@ -135,16 +136,10 @@ def main(argv: Sequence[str]) -> int:
     from asr.checkpoint import load
     from asr.data.manifest import read_manifest
     from asr.decode.recognizer import Recognizer, Source
-    from asr.text.normalize import normalize
 
     utterances = read_manifest(options.manifest)
-    checkpoint = load(options.model)
-    recognizer = Recognizer(checkpoint, options.device)
-    text = checkpoint.config.text
-    references = [
-        (u.id, normalize(u.text, case=text.case, punctuation=text.punctuation, language=text.language))
-        for u in utterances
-    ]
+    recognizer = Recognizer(load(options.model), options.device)
+    references = [(u.id, u.text) for u in utterances]
 
     def source(path: str, seconds: float) -> Source:
         from asr.audio.io import read_audio

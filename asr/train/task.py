@@ -82,6 +82,11 @@ class CtcTask(lightning.LightningModule):
         num_tokens = sum_over_ranks(batch.target_lengths.sum()).clamp(min=1)
         return total * world_size() / num_tokens  # DDP takes the mean over ranks
 
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        # Lightning's own refuses fused optimisers; ours needs no unscaling, as bf16 needs no loss scale.
+        if self.optim.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.gradient_clip)
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.average is not None:
             self.average.update(self.model, self.global_step)
@@ -94,9 +99,9 @@ class CtcTask(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         log_probs, lengths = self.model(batch.audio, batch.audio_lengths)
         for text, path in zip(batch.texts, greedy(log_probs, lengths), strict=False):
-            hypothesis = self.tokenizer.decode(path.ids)
-            self.edits[0] += word_edits(text, hypothesis)
-            self.edits[1] += character_edits(text, hypothesis)
+            reference, hypothesis = self.tokenizer.normalize(text), self.tokenizer.decode(path.ids)
+            self.edits[0] += word_edits(reference, hypothesis)
+            self.edits[1] += character_edits(reference, hypothesis)
 
     def on_validation_epoch_end(self) -> None:
         if self.average is not None:

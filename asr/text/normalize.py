@@ -1,0 +1,65 @@
+"""One spelling for each word: Unicode form, case, punctuation, white space.
+
+Numbers stay as they are written: how "1984" is spoken depends on what it means, so transcripts should spell numbers
+out; digits that are left become tokens of their own.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Literal
+
+_APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u2032\uff07`\u00b4", "'"))
+_OUTER_APOSTROPHE = re.compile(r"(?<!\w)'+|'+(?!\w)")
+_DOTTED_I = {"tr", "az"}  # languages in which I is the capital of a dotless i
+
+
+def normalize(
+    text: str,
+    *,
+    case: Literal["lower", "upper", "keep"] = "lower",
+    punctuation: Literal["remove", "keep"] = "remove",
+    language: str = "en",
+) -> str:
+    """Bring a transcript into the form that the model is trained on and scored against; idempotent.
+
+    Args:
+        text: any Unicode text.
+        case: what all letters become.
+        punctuation: remove replaces punctuation and symbols by spaces, but keeps apostrophes inside words.
+        language: BCP 47 tag; Turkish and Azerbaijani have their own i.
+
+    Returns:
+        NFC text without control, format and bidirectional characters, words parted by single spaces.
+    """
+    text = _fold_case(unicodedata.normalize("NFC", text), case, language)
+    text = unicodedata.normalize("NFC", text).translate(_APOSTROPHES)
+    text = "".join(_keep(character, punctuation) for character in text)
+    if punctuation == "remove":
+        text = _OUTER_APOSTROPHE.sub(" ", text)
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _fold_case(text: str, case: str, language: str) -> str:
+    dotted = language.split("-")[0].lower() in _DOTTED_I
+    if case == "lower":
+        if dotted:
+            text = text.replace("I", "\u0131").replace("\u0130", "i")
+        return text.lower().replace("i\u0307", "i")  # what lower() makes of a dotted capital I
+    if case == "upper":
+        if dotted:
+            text = text.replace("i", "\u0130")
+        return text.upper()
+    return text
+
+
+def _keep(character: str, punctuation: str) -> str:
+    category = unicodedata.category(character)
+    if category[0] == "Z" or character in "\t\n\r\v\f":
+        return " "
+    if category[0] == "C":  # control, format (bidirectional marks, zero-width joiners), private use, unassigned
+        return ""
+    if punctuation == "remove" and category[0] in "PS" and character != "'":
+        return " "
+    return character

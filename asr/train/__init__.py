@@ -1,0 +1,1 @@
+"""Training: from a recipe's command line to a run folder."""

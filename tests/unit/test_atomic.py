@@ -1,0 +1,59 @@
+"""Files appear whole or not at all."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from asr.atomic import atomic_write
+from asr.errors import DataError
+from tests.support.full_disk import FREE_BYTES, full_disk
+
+
+def test_writes_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    for content in (b"one", b"other"):
+        with atomic_write(path) as handle:
+            handle.write(content)
+        assert path.read_bytes() == content
+    assert os.listdir(path.parent) == ["file"]
+
+
+def test_old_file_stands_until_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with atomic_write(path) as handle:
+        handle.write(b"new")
+        handle.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mine"), KeyboardInterrupt(), FileNotFoundError(2, "gone", "other")])
+def test_an_error_in_the_block_passes_and_changes_nothing(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(type(error)) as caught, atomic_write(path) as handle:
+        handle.write(b"new")
+        raise error
+    assert caught.value is error
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with full_disk(tmp_path / "disk", monkeypatch) as folder:
+        path = folder / "file"
+        with atomic_write(path) as handle:
+            handle.write(b"old")
+        with pytest.raises(DataError, match=r"disk/file: cannot be written: No space left on device.*Make room"):
+            with atomic_write(path) as handle:
+                handle.write(bytes(2 * FREE_BYTES))
+        assert path.read_bytes() == b"old"
+        assert os.listdir(folder) == ["file"]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match=r"file/inside: cannot be written"), atomic_write(tmp_path / "file" / "inside"):
+        pass
