@@ -60,7 +60,8 @@ def save(
     Args:
         folder: must not exist yet.
         weights: name -> tensor of the model.
-        config, tokenizer: what the model was built from.
+        config: what the model was built from.
+        tokenizer: likewise.
         provenance: JSON values.
         trainer: what resuming needs besides, for `torch.save`.
 
@@ -88,7 +89,9 @@ def save(
         temporary.rename(folder)
         fsync_folder(folder.parent)
     except (OSError, RuntimeError) as error:  # torch.save and safetensors report a full disk as RuntimeError too
-        raise CheckpointError(f"{folder}: the checkpoint could not be written: {error}; older ones are as before") from error
+        raise CheckpointError(
+            f"{folder}: the checkpoint could not be written: {error}; older ones are as before"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -42,7 +42,7 @@ def main() -> None:
     def batches(perturbation: Perturbation | None) -> None:
         dataset = BatchDataset(corpus, plan, encode=lambda text: [ord(c) for c in text], perturbation=perturbation)
         for batch in BatchLoader(dataset, num_workers=0):
-            assert batch.num_items
+            assert batch.ids
 
     times = side_by_side(
         {"bare": bare, "batches": lambda: batches(None), "augmented": lambda: batches(speeds)}, repeats=options.repeats

@@ -15,6 +15,7 @@ class PlainDeepSpeech(nn.Module):
 
     def __init__(self, *, num_tokens: int, num_layers: int, hidden_size: int) -> None:
         super().__init__()
+        self.window: Tensor
         self.register_buffer("window", torch.hann_window(320))
         self.conv = nn.Sequential(
             nn.Conv2d(1, 32, (41, 11), stride=(2, 2), padding=(20, 5), bias=False),
@@ -26,9 +27,7 @@ class PlainDeepSpeech(nn.Module):
         )
         sizes = [32 * 41] + [hidden_size] * (num_layers - 1)
         self.norms = nn.ModuleList(nn.BatchNorm1d(size) for size in sizes)
-        self.rnns = nn.ModuleList(
-            nn.GRU(size, hidden_size, bidirectional=True, batch_first=True) for size in sizes
-        )
+        self.rnns = nn.ModuleList(nn.GRU(size, hidden_size, bidirectional=True, batch_first=True) for size in sizes)
         self.head = nn.Linear(hidden_size, num_tokens)
 
     def forward(self, audio: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

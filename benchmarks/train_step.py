@@ -7,11 +7,13 @@ audio-seconds per second of each, and the ratio of medians (above 1: ours is fas
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
 from common import emit, side_by_side, spread
 from plain_deep_speech import PlainDeepSpeech
+from torch import Tensor
 
 from asr import model
 from asr.config import load
@@ -19,6 +21,7 @@ from asr.heads.ctc import ctc_loss
 
 SHAPES = ((8, 4.0), (16, 8.0))  # items, seconds
 NUM_TOKENS = 29
+RATE_HZ = 16000
 TOKENS_PER_SECOND = 14  # English speech, Deep Speech 2, section 1.6
 
 
@@ -43,14 +46,10 @@ def main() -> None:
     optimizers = [torch.optim.SGD(m.parameters(), **settings) for m in (ours, plain)]
 
     for items, seconds in SHAPES:
-        samples, tokens = int(seconds * 16000), int(seconds * TOKENS_PER_SECOND)
-        audio = 0.1 * torch.randn(items, samples, device=device)
-        lengths = (samples * torch.linspace(0.8, 1.0, items)).long().flip(0).to(device)
-        targets = torch.randint(1, NUM_TOKENS, (items, tokens), device=device)
-        target_lengths = torch.full((items,), tokens, device=device)
-        seeds = torch.arange(items, device=device)
+        batch = made_up_batch(items, seconds, device)
 
-        def step(which: int) -> None:
+        def step(which: int, batch: tuple[Tensor, ...] = batch) -> None:
+            audio, lengths, targets, target_lengths, seeds = batch
             with torch.autocast(device, dtype=torch.bfloat16, enabled=options.precision == "bf16"):
                 if which == 0:
                     log_probs, frames = ours(audio, lengths, seeds)
@@ -61,9 +60,9 @@ def main() -> None:
             loss.backward()
             optimizers[which].step()
 
-        times = side_by_side({"ours": lambda: step(0), "plain": lambda: step(1)}, repeats=options.repeats)
+        times = side_by_side({"ours": partial(step, 0), "plain": partial(step, 1)}, repeats=options.repeats)
         summary = {name: spread(values) for name, values in times.items()}
-        audio_seconds = float(lengths.sum()) / 16000
+        audio_seconds = float(batch[1].sum()) / RATE_HZ
         emit(
             benchmark="train_step",
             batch=f"{items} x {seconds:g} s",
@@ -73,6 +72,20 @@ def main() -> None:
             seconds=summary,
             ratio=summary["plain"]["median"] / summary["ours"]["median"],
         )
+
+
+def made_up_batch(items: int, seconds: float, device: str) -> tuple[Tensor, ...]:
+    """Noise of 80 to 100 % of `seconds`, with random tokens: audio, lengths, targets, target lengths, seeds."""
+    samples, tokens = int(seconds * RATE_HZ), int(seconds * TOKENS_PER_SECOND)
+    lengths = (samples * torch.linspace(1.0, 0.8, items)).long()
+    batch = (
+        0.1 * torch.randn(items, samples),
+        lengths,
+        torch.randint(1, NUM_TOKENS, (items, tokens)),
+        torch.full((items,), tokens),
+        torch.arange(items),
+    )
+    return tuple(tensor.to(device) for tensor in batch)
 
 
 def _count(module: torch.nn.Module) -> int:

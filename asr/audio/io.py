@@ -79,6 +79,8 @@ def _open(source: str | Path | bytes, name: str) -> AudioFile:
         size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
     except OSError as error:
         raise AudioError("missing", f"{name}: {error.strerror}; expected an audio file") from error
+    if not isinstance(source, bytes) and Path(source).is_dir():
+        raise AudioError("unreadable", f"{name}: a folder; expected an audio file")
     if size == 0:
         raise AudioError("unreadable", f"{name}: the file is empty (0 bytes); expected audio")
     try:

@@ -5,7 +5,7 @@ libsndfile returns fewer samples than a file once had without a word, so each fo
     flac                      decoded frames against the header's
     wav, aiff, au, caf, w64   the stated size of the audio against the file's
     sph (NIST)                sample_count against the file's size
-    ogg (vorbis, opus)        the last page has to carry the end-of-stream flag, and no page may be lost
+    ogg (vorbis, opus)        every page's checksum and number, to the end of the stream (`asr.audio.ogg`)
     mp3                       decoded frames against the Xing/Info header. Without one (some constant bit rate encoders)
                               a cut cannot be told from the end; damage inside a frame can go unnoticed in any mp3
 """
@@ -16,22 +16,23 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from asr.audio import ogg
 from asr.audio.header import AudioError, AudioInfo, broken_off
 
 BLOCK_FRAMES = 65_536
+NIST_HEADER_BYTES = 1024
 
 # libsndfile's log where a header states more bytes than the file has: data (wav, caf), SSND (aiff), Data Size (au),
 # Riff size (rf64), riff (w64).
 _STATED_BYTES = re.compile(r"^ *(?:data|SSND|Data Size|Riff size|riff) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNSTATED_BYTES = 0x7FFF_0000  # programs that write to a pipe state about 2 or 4 GiB
 _NIST_COUNT = re.compile(rb"NIST_1A.*?\nsample_count -i (\d+)\n", re.DOTALL)
-_OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # the largest page: header, segment table, segments
-_OGG_END_OF_STREAM = 4
 
 
 class SoundFile:
@@ -80,32 +81,22 @@ class SoundFile:
             if int(found) < int(stated) < _UNSTATED_BYTES:
                 raise broken_off(self._name, f"got {found} bytes of audio, its header says {stated}")
         if self._file.format == "NIST":
-            match = _NIST_COUNT.match(self._read(0, 1024))
+            with self._reopened() as handle:
+                match = _NIST_COUNT.match(handle.read(NIST_HEADER_BYTES))
             if match and self.info.num_frames < int(match[1]):
                 raise broken_off(self._name, _frames(self.info.num_frames, int(match[1])))
-        elif self._file.format == "OGG" and not _ends_stream(self._read(-2 * _OGG_PAGE_BYTES, 2 * _OGG_PAGE_BYTES)):
-            got = self.info.num_frames
-            raise broken_off(self._name, f"got {got} frames, and the last Ogg page does not end the stream")
+        elif self._file.format == "OGG":
+            with self._reopened() as handle:
+                wrong = ogg.what_is_wrong(handle)
+            if wrong:
+                raise broken_off(self._name, f"got {self.info.num_frames} frames; {wrong}")
 
-    def _read(self, start: int, count: int) -> bytes:
-        """Bytes of the file; a negative start counts from its end."""
-        with io.BytesIO(self._source) if isinstance(self._source, bytes) else Path(self._source).open("rb") as handle:
-            size = handle.seek(0, io.SEEK_END)
-            handle.seek(max(0, size + start) if start < 0 else start)
-            return handle.read(count)
+    def _reopened(self) -> BinaryIO:
+        return io.BytesIO(self._source) if isinstance(self._source, bytes) else Path(self._source).open("rb")
 
 
 class UnknownFormat(Exception):
     """A sign to try another decoder: libsndfile does not know the format. No user sees it."""
-
-
-def _ends_stream(tail: bytes) -> bool:
-    """Whether the last Ogg page in `tail` is whole and flagged as its stream's end (RFC 3533, section 6)."""
-    page = tail[max(0, tail.rfind(b"OggS")) :]
-    if len(page) < 27 or not page[5] & _OGG_END_OF_STREAM:
-        return False
-    num_segments = page[26]
-    return len(page) >= 27 + num_segments + sum(page[27 : 27 + num_segments])
 
 
 def _frames(got: int, stated: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,8 @@ def drop_unusable(
         corpus: changed in place.
         encode: text -> token ids; only called on texts in the tokenizer's alphabet.
         frame_count: samples -> output frames of the configured model.
-        min_seconds, max_seconds: bounds on an utterance's length.
+        min_seconds: shorter utterances are dropped.
+        max_seconds: longer ones are.
         fastest_speed: speed perturbation shortens audio by up to this factor; frames are counted after it.
     """
     drops, kept = [], []
@@ -101,4 +103,4 @@ def drop_unusable(
 
 def required_frames(tokens: Sequence[int]) -> int:
     """Frames that a CTC alignment needs at least: one a token, and a blank between equal neighbours."""
-    return len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
+    return len(tokens) + sum(a == b for a, b in pairwise(tokens))

@@ -14,7 +14,25 @@ from asr.errors import AsrError, DataError
 from asr.types import Transcript
 
 AUDIO_SUFFIXES = frozenset(
-    ".wav .flac .ogg .opus .oga .mp3 .aiff .aif .au .sph .w64 .caf .m4a .mp4 .aac .webm .mka".split()
+    [
+        ".wav",
+        ".flac",
+        ".ogg",
+        ".opus",
+        ".oga",
+        ".mp3",
+        ".aiff",
+        ".aif",
+        ".au",
+        ".sph",
+        ".w64",
+        ".caf",
+        ".m4a",
+        ".mp4",
+        ".aac",
+        ".webm",
+        ".mka",
+    ]
 )
 
 

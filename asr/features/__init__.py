@@ -143,5 +143,7 @@ class FeatureExtractor(nn.Module):
 def _whole_samples(key: str, seconds: float, sample_rate_hz: int) -> int:
     samples = seconds * sample_rate_hz
     if round(samples) < 1 or abs(samples - round(samples)) > 1e-6:
-        raise ConfigError(f"{key}: got {seconds} s, {samples:g} samples at {sample_rate_hz} Hz; expected a whole number")
+        raise ConfigError(
+            f"{key}: got {seconds} s, {samples:g} samples at {sample_rate_hz} Hz; expected a whole number"
+        )
     return round(samples)

@@ -52,5 +52,7 @@ def _edits(reference: list[str], hypothesis: list[str]) -> Edits:
         return Edits(insertions=len(hypothesis))
     # jiwer splits texts itself; one symbol a token keeps that from cutting ours.
     symbols = {token: chr(0xE000 + i) for i, token in enumerate(dict.fromkeys([*reference, *hypothesis]))}
-    out = jiwer.process_characters("".join(map(symbols.__getitem__, reference)), "".join(map(symbols.__getitem__, hypothesis)))
+    out = jiwer.process_characters(
+        "".join(map(symbols.__getitem__, reference)), "".join(map(symbols.__getitem__, hypothesis))
+    )
     return Edits(out.substitutions, out.deletions, out.insertions, len(reference))

@@ -67,10 +67,7 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx, *gradients: Tensor):
         x, y, count, scale, mean, inverse = ctx.saved_tensors
         dy = gradients[0].contiguous()
-        if ctx.clip is not None:
-            dy = torch.ops.aten.hardtanh_backward(dy, y, 0.0, ctx.clip)
-        else:
-            dy = dy.clone()
+        dy = dy.clone() if ctx.clip is None else torch.ops.aten.hardtanh_backward(dy, y, 0.0, ctx.clip)
         ctx.padding.zero_(dy)
         d_shift = dy.sum(0)
         d_scale = (_column_dots(dy, x) - mean * d_shift) * inverse

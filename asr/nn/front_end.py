@@ -81,9 +81,13 @@ class ConvFrontEnd(nn.Module):
             self.time_stride *= layer.time_stride
         self.output_size = channels * width
 
+    @property
+    def _blocks(self) -> list[ConvBlock]:
+        return [block for block in self.layers if isinstance(block, ConvBlock)]
+
     def frame_count(self, num_frames: int) -> int:
         """Output frames for `num_frames` feature frames."""
-        for layer in self.layers:
+        for layer in self._blocks:
             num_frames = math.ceil(num_frames / layer.time_stride)
         return num_frames
 
@@ -92,14 +96,14 @@ class ConvFrontEnd(nn.Module):
     ) -> tuple[Float[Tensor, "B S D"], Int[Tensor, "B"]]:
         """Run whole utterances; padding frames come out as 0."""
         hidden = zero_padding(features, lengths)[..., None]
-        for layer in self.layers:
+        for layer in self._blocks:
             hidden, lengths = layer(hidden, lengths)
         return hidden.flatten(2), lengths
 
     def initial_state(self, batch_size: int, like: Tensor) -> FrontEndState:
         """State before the first frame: each layer has its left padding waiting."""
         frames, width, channels = [], self.num_features, 1
-        for layer in self.layers:
+        for layer in self._blocks:
             frames.append(like.new_zeros(batch_size, layer.past, width, channels))
             width, channels = layer.output_width(width), layer.conv.out_channels
         return FrontEndState(tuple(frames))
@@ -107,7 +111,7 @@ class ConvFrontEnd(nn.Module):
     def step(self, chunk: Float[Tensor, "B n F"], state: FrontEndState) -> tuple[Tensor, FrontEndState]:
         """Take n >= 0 feature frames, give the output frames that are final."""
         hidden, kept = chunk[..., None], []
-        for layer, waiting in zip(self.layers, state.frames, strict=True):
+        for layer, waiting in zip(self._blocks, state.frames, strict=True):
             hidden, waiting = layer.step(hidden, waiting)
             kept.append(waiting)
         return hidden.flatten(2), FrontEndState(tuple(kept))
@@ -116,7 +120,7 @@ class ConvFrontEnd(nn.Module):
         """Give the frames still owed, the missing future counted as 0 by each layer, as `forward` does."""
         first = state.frames[0]
         hidden = first[:, :0]
-        for layer, waiting in zip(self.layers, state.frames, strict=True):
+        for layer, waiting in zip(self._blocks, state.frames, strict=True):
             padding = waiting.new_zeros(waiting.shape[0], layer.future, *waiting.shape[2:])
             hidden, _ = layer.step(torch.cat((hidden, padding), 1), waiting)
         return hidden.flatten(2)
@@ -144,6 +148,7 @@ class ConvBlock(nn.Module):
         self.time_kernel, self.time_stride = time_kernel, time_stride
         self.future, self.past = future, time_kernel - 1 - future
         self.clip = clip
+        self.frequency_padding = frequency_padding
         self.conv = nn.Conv2d(
             in_channels,
             out_channels,
@@ -158,9 +163,8 @@ class ConvBlock(nn.Module):
 
     def output_width(self, width: int) -> int:
         """Frequencies that come out for `width` going in."""
-        kernel, stride, padding = self.conv.kernel_size[1], self.conv.stride[1], self.conv.padding[1]
-        assert isinstance(padding, int)
-        return (width + 2 * padding - kernel) // stride + 1
+        kernel, stride = self.conv.kernel_size[1], self.conv.stride[1]
+        return (width + 2 * self.frequency_padding - kernel) // stride + 1
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, F, C) with 0 in the padding -> (B, S, F', C'), (B,)."""
@@ -190,6 +194,6 @@ class ConvBlock(nn.Module):
 
     def _convolve(self, frames: Tensor, time_padding: int = 0) -> Tensor:
         # (B, T, F, C) is torch's channels-last layout of (B, C, T, F): no copy in, no copy out.
-        conv, padding = self.conv, (time_padding, self.conv.padding[1])
+        conv, padding = self.conv, (time_padding, self.frequency_padding)
         out = F.conv2d(frames.permute(0, 3, 1, 2), conv.weight, conv.bias, conv.stride, padding)
         return out.permute(0, 2, 3, 1).contiguous()

@@ -82,7 +82,10 @@ class GruRecurrence(torch.autograd.Function):
         carry = torch.zeros_like(initial)
         by_gate = (num_chains, num_frames, batch, 3, size)
         frames = zip(
-            *(t.unbind(1) for t in (d_outputs, d_hidden, factors.view(by_gate), d_gates.view(by_gate), d_gates, update)),
+            *(
+                t.unbind(1)
+                for t in (d_outputs, d_hidden, factors.view(by_gate), d_gates.view(by_gate), d_gates, update)
+            ),
             strict=True,
         )
         for d_output, d_now, factor, d_by_gate, d_gate, keep in reversed(list(frames)):

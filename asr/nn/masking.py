@@ -58,6 +58,7 @@ def reverse_within_lengths(hidden: Tensor, lengths: Int[Tensor, "B"]) -> Tensor:
 
     Args:
         hidden: (B, S, ...).
+        lengths: real frames of each item.
     """
     time = torch.arange(hidden.shape[1], device=hidden.device)
     mirrored = lengths[:, None] - 1 - time

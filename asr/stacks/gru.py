@@ -137,9 +137,7 @@ class Gru(Stack):
 class GruLayer(nn.Module):
     """One layer, one or two directions, h = merge(forward, backward)."""
 
-    def __init__(
-        self, input_size: int, hidden_size: int, *, bidirectional: bool, merge: str, normalized: bool
-    ) -> None:
+    def __init__(self, input_size: int, hidden_size: int, *, bidirectional: bool, merge: str, normalized: bool) -> None:
         super().__init__()
         self.num_directions = 2 if bidirectional else 1
         self.merge = merge

@@ -26,7 +26,8 @@ class WeightAverage:
         if any(self.tensors[name].device != tensor.device for name, tensor in current.items()):
             self.tensors = {name: self.tensors[name].to(tensor.device) for name, tensor in current.items()}
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_([self.tensors[name] for name in current], list(current.values()), 1 - decay)
+        averages = [self.tensors[name] for name in current]
+        torch._foreach_lerp_(averages, list(current.values()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:

@@ -21,7 +21,7 @@ from asr.text.tokenizer import Tokenizer
 from asr.train.task import CtcTask
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop and did so in good order
+class Interrupted(Exception):
     """A signal asked the run to stop; its state is saved."""
 
     def __init__(self, signal_number: int) -> None:
@@ -70,9 +70,7 @@ def _folder_save(
 ) -> None:
     if folder.exists():  # the same step saved twice, at an epoch's end and by a signal
         return
-    checkpoint.save(
-        folder, weights=weights, config=config, tokenizer=tokenizer, provenance=provenance, trainer=trainer
-    )
+    checkpoint.save(folder, weights=weights, config=config, tokenizer=tokenizer, provenance=provenance, trainer=trainer)
 
 
 class RunCheckpoints(lightning.Callback):

@@ -193,14 +193,21 @@ def _loaders(
         max_items=data.max_batch_items,
         shuffle=False,
     )
-    shared = {"rank": rank, "world_size": world_size}
+    train_dataset = BatchDataset(
+        train,
+        plan,
+        encode=tokenizer.encode,
+        seed=config.seed,
+        perturbation=perturbation,
+        rank=rank,
+        world_size=world_size,
+    )
+    validation_dataset = BatchDataset(
+        validation, validation_plan, encode=lambda text: [], rank=rank, world_size=world_size
+    )
     return (
-        BatchLoader(
-            BatchDataset(train, plan, encode=tokenizer.encode, seed=config.seed, perturbation=perturbation, **shared),
-            num_workers=data.num_workers,
-            pin_memory=torch.cuda.is_available(),
-        ),
-        BatchLoader(BatchDataset(validation, validation_plan, encode=lambda text: [], **shared), num_workers=0),
+        BatchLoader(train_dataset, num_workers=data.num_workers, pin_memory=torch.cuda.is_available()),
+        BatchLoader(validation_dataset, num_workers=0),
     )
 
 

@@ -61,10 +61,14 @@ class ProgressLine(lightning.Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self.bar is not None and not self.bar.console.is_terminal:
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} step {trainer.global_step}: "
-                  f"loss {metrics.get('train/loss', float('nan')):.3f}, {self.validation}, "
-                  f"{metrics.get('train/audio_hours_per_hour', float('nan')):.0f} audio hours/hour, "
-                  f"{100 * metrics.get('train/waiting_share', float('nan')):.0f} % waiting for data", flush=True)  # fmt: skip
+            epoch, nan = trainer.current_epoch + 1, float("nan")
+            print(
+                f"epoch {epoch}/{trainer.max_epochs} step {trainer.global_step}: "
+                f"loss {metrics.get('train/loss', nan):.3f}, {self.validation}, "
+                f"{metrics.get('train/audio_hours_per_hour', nan):.0f} audio hours/hour, "
+                f"{100 * metrics.get('train/waiting_share', nan):.0f} % waiting for data",
+                flush=True,
+            )
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if self.bar is not None:

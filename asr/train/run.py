@@ -49,7 +49,9 @@ def _run_folder(config: Config) -> Path:
         name = os.environ.get("TORCHELASTIC_RUN_ID") or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         run = Path(os.environ.setdefault("ASR_RUN_DIR", f"runs/{config.recipe}/{name}"))
     if not config.resume and (run / "checkpoints.json").exists() and not int(os.environ.get("LOCAL_RANK", 0)):
-        raise ConfigError(f"run_dir={run}: holds a run already; resume=true goes on with it, another folder starts anew")
+        raise ConfigError(
+            f"run_dir={run}: holds a run already; resume=true goes on with it, another folder starts anew"
+        )
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.yaml").write_text(to_yaml(config))
     with (run / "command.txt").open("a") as handle:

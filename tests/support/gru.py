@@ -64,7 +64,7 @@ def stack_is_normalized(layer: torch.nn.Module) -> bool:
 
 def row_convolution(hidden: Tensor, weight: Tensor) -> Tensor:
     """r[t, i] = sum over j of W[i, j] h[t + j, i], frames beyond the end counted as 0."""
-    frames, size = hidden.shape
+    frames = len(hidden)
     out = torch.zeros_like(hidden)
     for t in range(frames):
         for j in range(weight.shape[1]):

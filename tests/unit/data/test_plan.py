@@ -57,7 +57,7 @@ def test_padding_is_small_on_speech_like_lengths() -> None:
 
 
 def test_too_long_and_empty_are_refused() -> None:
-    with pytest.raises(ConfigError, match="data.batch_seconds: the longest utterance has 2000 samples"):
+    with pytest.raises(ConfigError, match=r"data.batch_seconds: the longest utterance has 2000 samples"):
         plan(np.array([10, 2000]))
     with pytest.raises(ConfigError, match="no utterance is left"):
         plan(np.array([], dtype=np.int64))

@@ -40,9 +40,7 @@ def test_gradient() -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 6, 4, dtype=torch.float64, requires_grad=True)
     lengths, targets, target_lengths = torch.tensor([6, 4]), torch.tensor([[1, 1, 2], [3, 0, 0]]), torch.tensor([3, 1])
-    assert torch.autograd.gradcheck(
-        lambda x: ctc_loss(x.log_softmax(-1), lengths, targets, target_lengths), (logits,)
-    )
+    assert torch.autograd.gradcheck(lambda x: ctc_loss(x.log_softmax(-1), lengths, targets, target_lengths), (logits,))
 
 
 def test_head_is_float32_under_autocast() -> None:

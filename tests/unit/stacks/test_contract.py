@@ -139,7 +139,7 @@ def test_bf16_is_close(stack: Stack) -> None:
 def test_streaming_equals_offline_or_says_why_not(stack: Stack) -> None:
     if stack.lookahead_frames is None:
         assert stack.not_streamable
-        with pytest.raises(NotStreamable, match="(?i)stream"):
+        with pytest.raises(NotStreamable, match=r"(?i)stream"):
             stack.initial_state(1, torch.zeros(1, dtype=torch.float64))
         return
     inputs, lengths = batch([60])

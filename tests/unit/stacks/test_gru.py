@@ -51,5 +51,5 @@ def test_torch_gru_agrees() -> None:
 
 
 def test_lookahead_of_a_bidirectional_stack_is_refused() -> None:
-    with pytest.raises(ValueError, match="stack.lookahead_frames: got 5"):
+    with pytest.raises(ValueError, match=r"stack.lookahead_frames: got 5"):
         Gru(input_size=5, hidden_size=4, num_layers=1, bidirectional=True, lookahead_frames=5)

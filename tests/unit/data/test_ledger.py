@@ -1,0 +1,59 @@
+"""The ledger: each unusable utterance once, whatever is killed or repeated."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from asr.audio.header import AudioFault
+from asr.data.ledger import Ledger, Reason
+from asr.errors import DataError
+from asr.types import Drop
+
+
+def test_counts_and_lines(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "ledger.jsonl"
+    ledger = Ledger(path)
+    assert ledger.summary() == "none"
+    assert not path.exists()
+    for name in ("a", "b", "c\n"):
+        ledger.add(Drop(name, Reason.TOO_LONG, "40.00 s"), source="train")
+    ledger.add(Drop("a", "truncated", "\u00fcber"), source="test")
+    assert ledger.counts() == {Reason.TOO_LONG: 3, Reason.TRUNCATED: 1}
+    assert ledger.summary() == f"3 too_long, 1 truncated ({path})"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert lines[0] == {"id": "a", "reason": "too_long", "detail": "40.00 s", "source": "train"}
+    assert lines[3] == {"id": "a", "reason": "truncated", "detail": "\u00fcber", "source": "test"}
+
+
+def test_a_repeated_job_counts_each_once(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    for _ in range(3):
+        ledger = Ledger(path)
+        ledger.add(Drop("a", Reason.MISSING, ""))
+        ledger.add(Drop("a", Reason.MISSING, ""))
+    assert len(ledger) == 1
+    assert len(path.read_text().splitlines()) == 1
+
+
+def test_a_line_cut_off_by_a_kill_is_stepped_over(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    Ledger(path).add(Drop("a", Reason.MISSING, ""))
+    path.write_bytes(path.read_bytes() + b'{"id": "b", "rea')
+    ledger = Ledger(path)
+    assert len(ledger) == 1
+    ledger.add(Drop("b", Reason.MISSING, ""))
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines() if line.endswith("}")] == ["a", "b"]
+
+
+@pytest.mark.parametrize("line", [b"no json", b'{"id": "a", "reason": "bad luck"}', b"[1]", b"\xff"])
+def test_another_file_is_not_taken_for_a_ledger(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(b'{"id": "a", "reason": "missing"}\n' + line + b"\n")
+    with pytest.raises(DataError, match=re.escape(f"{path}:2: not a ledger line: got")):
+        Ledger(path)
+
+
+def test_reasons_of_audio_are_reasons() -> None:
+    assert {*AudioFault.__args__} <= {reason.value for reason in Reason}
