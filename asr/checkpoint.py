@@ -102,6 +102,7 @@ def load(path: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: nothing is there, or it is damaged, or of another make.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from asr import model as speech_model
@@ -113,7 +114,7 @@ def load(path: str | Path) -> Checkpoint:
     model = speech_model.build(config, tokenizer.num_tokens)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder / WEIGHTS}: the weights do not fit the model in {CONFIG}: {error}") from error
     provenance = json.loads((folder / PROVENANCE).read_text())
     return Checkpoint(model.eval(), config, tokenizer, provenance, folder)

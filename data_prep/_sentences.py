@@ -60,6 +60,7 @@ is it {time} already
 what is the weather like in {city} {day}
 will it rain in {city} {day}
 will it snow in {city} in {month}
+it is always {sky} in {month}
 it will be {sky} in {city} {day}
 it was {sky} and {sky} yesterday
 is it {sky} or {sky} in {city}
@@ -76,7 +77,7 @@ how far is it from {city} to {city}
 i want to go to {city} in {month}
 we went to {city} last {month}
 add {food} to my shopping list
-add {food} and {fruit} to the list
+add {food} and {fruit} to the shopping list
 we need {number} {fruit}
 do we have enough {food} for dinner {day}
 i would like some {drink} and {food} please
@@ -107,6 +108,9 @@ get the {vehicle} at {time}
 my number is {digit} {digit} {digit} {digit} {digit}
 the code is {digit} {digit} {digit}
 room {number} is on the {ordinal} floor
+my {relative} is {number} years old
+bus {number} goes to the {place}
+read page {number} of {name}'s book
 it costs {number} dollars
 that's {number} dollars and {number} cents
 where did i put my {color} {object}
@@ -115,7 +119,7 @@ the {color} {object} is on the table
 whose {color} {objects} are these
 there is a {object} in {name}'s {room}
 is that {name}'s {color} {object}
-i like your {color} {objects}
+i like {name}'s {color} {objects}
 the {color} {animal} is in the {room}
 my {relative} has a {color} {animal}
 there is a {color} {animal} at the {opening}

@@ -8,6 +8,7 @@ pitch and formants. Sentences of `validation` and `test` never occur in `train`;
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -93,8 +94,10 @@ def splits(data: Data, names: Sequence[str], work: Path, ledger: Ledger) -> dict
 
             def make(line: Line) -> None:
                 samples = speak(engine, line, data.sample_rate_hz)
+                flac = io.BytesIO()  # and not the file: soundfile swallows the error of a full disk
+                soundfile.write(flac, samples, data.sample_rate_hz, format="FLAC", subtype="PCM_16")
                 with atomic_write(files[line]) as handle:
-                    soundfile.write(handle, samples, data.sample_rate_hz, format="FLAC", subtype="PCM_16")
+                    handle.write(flac.getvalue())
                 progress(1)
 
             list(pool.map(make, lacking))

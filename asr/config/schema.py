@@ -29,9 +29,6 @@ class Data(Section):
     root: Path | None = Field(default=None, description="folder that holds the raw corpus, as downloaded and unpacked")
     download: bool = Field(default=False, description="fetch the corpus from its public source, with a checksum")
     cache: Path = Field(default=Path("data"), description="folder for downloads, manifests and shards")
-    parts: tuple[str, ...] = Field(
-        default=(), description="parts of the corpus to prepare, by its own names; empty: all"
-    )
     train: tuple[str, ...] = Field(default=("train",), description="splits to train on")
     validation: tuple[str, ...] = Field(default=("validation",), description="splits to choose the best checkpoint on")
     test: tuple[str, ...] = Field(default=("test",), description="splits to report at the end")

@@ -94,6 +94,9 @@ def unpack(archive: Path, folder: Path) -> None:
                 tar.extract(member, folder, filter="data")
                 progress(handle.tell() - position)
                 position = handle.tell()
+            # tarfile stops at the end mark, before gzip comes to its own checksum, and takes some cuts for the end.
+            while tar.fileobj is not None and tar.fileobj.read(CHUNK_BYTES):
+                pass
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise DataError(
             f"{archive}: cannot be unpacked into {folder}: {_words(error)}. Make room if the disk is full and run "

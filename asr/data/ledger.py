@@ -84,7 +84,7 @@ class Ledger:
                 entry = json.loads(line) if line else None
                 if entry is not None:
                     self._reasons[str(entry.get("source", "")), str(entry["id"])] = Reason(entry["reason"])
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
+            except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
                 if number == len(lines):  # cut off when its writer was killed; add() starts a new line after it
                     self._torn = True
                     return

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from asr.audio.augment import Perturbation
 from asr.data.corpus import Corpus
+from asr.data.ledger import Reason
 from asr.data.plan import BatchPlan
 from asr.errors import DataError
 from asr.types import Batch, Drop
@@ -61,7 +62,8 @@ class BatchDataset(Dataset[Batch]):
             try:
                 audio = self.corpus.audio(index)
             except DataError as error:
-                dropped.append(Drop(self.corpus.ids[index], "unreadable", str(error)))
+                reason = getattr(error, "reason", Reason.UNREADABLE)
+                dropped.append(Drop(self.corpus.ids[index], reason, str(error)))
                 continue
             if self.perturbation is not None:
                 audio = self.perturbation(audio, seed)

@@ -58,7 +58,7 @@ def _utterance(line: bytes, folder: Path, where: str) -> Utterance:
         entry = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: got byte {line[error.start]:#04x}, expected UTF-8; convert the file") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON: {error}; got {line[:60]!r}, expected one object a line") from error
     if not isinstance(entry, dict):
         raise DataError(f"{where}: got {line[:60]!r}, expected an object such as {_EXAMPLE}")

@@ -184,7 +184,7 @@ def read_index(path: Path) -> tuple[ShardHeader, list[dict[str, Any]]]:
             if wrong or not (TAR_BLOCK_BYTES <= row["offset"] <= header.num_bytes - row["size"] < header.num_bytes):
                 raise ValueError(f"got {line[:200]!r}")
             rows.append(row)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         what = f"{type(error).__name__}: {error}"
         raise DataError(f"{path}: damaged index after {len(rows)} utterances: {what}; {AGAIN}") from error
     if header.format != FORMAT:

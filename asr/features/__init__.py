@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from asr.config.schema import Features
-from asr.errors import ConfigError
+from asr.errors import ConfigError, NotStreamable
 from asr.features.normalize import FeatureStatistics, GlobalNormalization, NoNormalization, UtteranceNormalization
 from asr.features.spectrum import LogMel, LogSpectrogram
 
@@ -22,10 +22,16 @@ def build(config: Features, sample_rate_hz: int) -> FeatureExtractor:
     """Make what `config` describes, for audio at `sample_rate_hz`.
 
     Raises:
-        ConfigError: the window or the hop is not a whole number of samples.
+        ConfigError: the window or the hop is not a whole number of samples, the hop is longer than the window, or
+            there are more mel bins than the DFT can tell apart.
     """
     window = _whole_samples("features.window_seconds", config.window_seconds, sample_rate_hz)
     hop = _whole_samples("features.hop_seconds", config.hop_seconds, sample_rate_hz)
+    if hop > window:
+        raise ConfigError(
+            f"features.hop_seconds: got {config.hop_seconds} s, expected at most features.window_seconds "
+            f"({config.window_seconds} s); samples between two windows would go unheard"
+        )
     if config.kind == "log_mel":
         spectrum: LogMel | LogSpectrogram = LogMel(
             window_samples=window,
@@ -33,6 +39,12 @@ def build(config: Features, sample_rate_hz: int) -> FeatureExtractor:
             num_mels=config.num_mels,
             preemphasis=config.preemphasis,
         )
+        empty = int((spectrum.filters == 0).all(0).sum())
+        if empty:
+            raise ConfigError(
+                f"features.num_mels: got {config.num_mels}, of which {empty} lie between two bins of the DFT and would "
+                "always be silent; expected fewer, or a longer features.window_seconds"
+            )
     else:
         spectrum = LogSpectrogram(window_samples=window)
     return FeatureExtractor(
@@ -94,9 +106,14 @@ class FeatureExtractor(nn.Module):
         """Time that a frame covers."""
         return self.window_samples / self.sample_rate_hz
 
-    def frame_count(self, num_samples: int) -> int:
-        """Frames of an utterance of `num_samples` samples; 0 if it is shorter than a window."""
-        return max(0, (num_samples - self.window_samples) // self.hop_samples + 1)
+    @overload
+    def frame_count(self, num_samples: int) -> int: ...
+    @overload
+    def frame_count(self, num_samples: Tensor) -> Tensor: ...
+    def frame_count(self, num_samples: int | Tensor) -> int | Tensor:
+        """Frames of utterances of `num_samples` samples; 0 if they are shorter than a window."""
+        frames = (num_samples - self.window_samples) // self.hop_samples + 1
+        return frames.clamp(min=0) if isinstance(frames, Tensor) else max(0, frames)
 
     def forward(
         self, audio: Float[Tensor, "B N"], audio_lengths: Int[Tensor, "B"]
@@ -106,7 +123,7 @@ class FeatureExtractor(nn.Module):
         There is always at least one frame, which is padding if no utterance is as long as a window.
         """
         audio = F.pad(audio, (0, max(0, self.window_samples - audio.shape[1])))
-        lengths = ((audio_lengths - self.window_samples) // self.hop_samples + 1).clamp(min=0)
+        lengths = self.frame_count(audio_lengths)
         features = self._features(audio)
         return self.normalization(features, lengths), lengths
 
@@ -121,11 +138,21 @@ class FeatureExtractor(nn.Module):
         self.normalization.fit(statistics)
 
     def initial_state(self, batch_size: int, like: Tensor) -> FeatureState:
-        """State before the first sample."""
+        """State before the first sample.
+
+        Raises:
+            NotStreamable: the normalisation needs the whole utterance.
+        """
+        self._require_streamable()
         return FeatureState(like.new_zeros(batch_size, 0))
 
     def step(self, samples: Float[Tensor, "B n"], state: FeatureState) -> tuple[Tensor, FeatureState]:
-        """Take n >= 0 samples of each stream, give the frames that are complete: (B, t, F)."""
+        """Take n >= 0 samples of each stream, give the frames that are complete: (B, t, F).
+
+        Raises:
+            NotStreamable: the normalisation needs the whole utterance.
+        """
+        self._require_streamable()
         waiting = torch.cat((state.samples, samples), 1)
         ready = self.frame_count(waiting.shape[1])
         kept = waiting[:, ready * self.hop_samples :]
@@ -134,6 +161,10 @@ class FeatureExtractor(nn.Module):
         features = self._features(waiting)
         lengths = torch.full((waiting.shape[0],), ready, device=waiting.device)
         return self.normalization(features, lengths), FeatureState(kept)
+
+    def _require_streamable(self) -> None:
+        if self.not_streamable:
+            raise NotStreamable(self.not_streamable)
 
     def _features(self, audio: Tensor) -> Tensor:
         with torch.autocast(audio.device.type, enabled=False):

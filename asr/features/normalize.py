@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 from asr.nn.masking import zero_padding
 
-EPSILON = 1e-5  # added to a standard deviation; features are logarithms, of the order of 1
+# Of a feature over the training data, in natural log units; speech has 2 to 4. A band that no recording fills has none,
+# and is not to be blown up 100 000 times when a later recording fills it.
+MIN_STD = 0.1
+EPSILON = 1e-5  # added to an utterance's own standard deviation, as NeMo and sherpa-onnx do
 
 
 class GlobalNormalization(nn.Module):
@@ -30,7 +33,7 @@ class GlobalNormalization(nn.Module):
         """Take the mean and standard deviation of what `statistics` has seen."""
         mean, std = statistics.moments()
         self.mean.copy_(mean)
-        self.std.copy_(std + EPSILON)
+        self.std.copy_(std.clamp(min=MIN_STD))
 
 
 class UtteranceNormalization(nn.Module):
@@ -39,8 +42,9 @@ class UtteranceNormalization(nn.Module):
     def forward(self, features: Float[Tensor, "B T F"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B T F"]:
         """Normalise; padding comes out as 0."""
         counts = lengths.clamp(min=1)[:, None, None].to(features.dtype)
-        mean = zero_padding(features, lengths).sum(1, keepdim=True) / counts
-        centred = zero_padding(features - mean, lengths)
+        # Counted from the first frame a constant feature is exactly 0; rounding would be blown up by 1 / EPSILON.
+        shifted = zero_padding(features - features[:, :1], lengths)
+        centred = zero_padding(shifted - shifted.sum(1, keepdim=True) / counts, lengths)
         std = (centred.square().sum(1, keepdim=True) / counts).sqrt()
         return centred / (std + EPSILON)
 
@@ -62,7 +66,7 @@ class FeatureStatistics:
 
     def add(self, features: Float[Tensor, "T F"]) -> None:
         """Count the frames of one utterance."""
-        exact = features.double()
+        exact = features.cpu().double()
         self.count += len(exact)
         self.sums += torch.stack((exact.sum(0), exact.square().sum(0)))
 

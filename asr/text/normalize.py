@@ -12,6 +12,7 @@ from typing import Literal
 
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u2032\uff07`\u00b4", "'"))
 _OUTER_APOSTROPHE = re.compile(r"(?<!\w)'+|'+(?!\w)")
+_DOTTED_SMALL_I = re.compile("i\u0307+")  # what lower() makes of a dotted capital I
 _DOTTED_I = {"tr", "az"}  # languages in which I is the capital of a dotless i
 
 
@@ -33,10 +34,12 @@ def normalize(
     Returns:
         NFC text without control, format and bidirectional characters, words parted by single spaces.
     """
+    # What is not seen goes first: between a letter and its accent it would keep the two from being composed.
+    text = "".join(_visible(character) for character in text)
     text = _fold_case(unicodedata.normalize("NFC", text), case, language)
     text = unicodedata.normalize("NFC", text).translate(_APOSTROPHES)
-    text = "".join(_keep(character, punctuation) for character in text)
     if punctuation == "remove":
+        text = "".join(" " if _is_punctuation(character) else character for character in text)
         text = _OUTER_APOSTROPHE.sub(" ", text)
     return " ".join(unicodedata.normalize("NFC", text).split())
 
@@ -46,7 +49,7 @@ def _fold_case(text: str, case: str, language: str) -> str:
     if case == "lower":
         if dotted:
             text = text.replace("I", "\u0131").replace("\u0130", "i")
-        return text.lower().replace("i\u0307", "i")  # what lower() makes of a dotted capital I
+        return _DOTTED_SMALL_I.sub("i", text.lower())
     if case == "upper":
         if dotted:
             text = text.replace("i", "\u0130")
@@ -54,12 +57,13 @@ def _fold_case(text: str, case: str, language: str) -> str:
     return text
 
 
-def _keep(character: str, punctuation: str) -> str:
+def _visible(character: str) -> str:
     category = unicodedata.category(character)
-    if category[0] == "Z" or character in "\t\n\r\v\f":
+    if category[0] == "Z" or character.isspace():
         return " "
-    if category[0] == "C":  # control, format (bidirectional marks, zero-width joiners), private use, unassigned
-        return ""
-    if punctuation == "remove" and category[0] in "PS" and character != "'":
-        return " "
-    return character
+    # Control, format (bidirectional marks, zero-width joiners), private use, unassigned.
+    return "" if category[0] == "C" else character
+
+
+def _is_punctuation(character: str) -> bool:
+    return unicodedata.category(character)[0] in "PS" and character != "'"

@@ -55,6 +55,11 @@ class Tokenizer(ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """The text that ids spell."""
 
+    @property
+    def characters(self) -> frozenset[str]:
+        """The characters that texts may hold, the space included."""
+        return frozenset(character for piece in self.pieces[1:] for character in piece) | {SPACE}
+
     def is_space(self, token: int) -> bool:
         """Whether a token only parts words."""
         return self.pieces[token] == SPACE
@@ -184,13 +189,19 @@ class SentencePieceTokenizer(Tokenizer):
         ids = self.processor.encode(text)
         unknown = self.processor.unk_id()
         if unknown in ids:
-            known = {character for piece in self.pieces[1:] for character in piece}
-            strange = next((character for character in text if character != SPACE and character not in known), text)
+            known = self.characters
+            strange = next((character for character in text if character not in known), text)
             raise DataError(f"{_describe(strange)} is not among the model's characters; in the text {text!r}")
         return [i + 1 for i in ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(self.processor.decode([i - 1 for i in ids]).split())
+
+    @property
+    def characters(self) -> frozenset[str]:
+        unknown = self.processor.unk_id() + 1  # its name, <unk>, spells nothing
+        pieces = (piece for i, piece in enumerate(self.pieces) if i not in (0, unknown))
+        return frozenset(character for piece in pieces for character in piece) - {self.WORD_MARK} | {SPACE}
 
     def is_space(self, token: int) -> bool:
         return self.pieces[token] == self.WORD_MARK
@@ -249,7 +260,7 @@ class UnknownCharacter:
 
 def unknown_characters(tokenizer: Tokenizer, texts: Iterable[tuple[str, str]]) -> list[UnknownCharacter]:
     """Characters of (where, text) pairs that the tokenizer cannot spell, most frequent first."""
-    known = {character for piece in tokenizer.pieces[1:] for character in piece} | {SPACE}
+    known = tokenizer.characters
     counts: dict[str, int] = {}
     first: dict[str, str] = {}
     for where, text in texts:

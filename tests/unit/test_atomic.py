@@ -33,7 +33,7 @@ def test_old_file_stands_until_the_end(tmp_path: Path) -> None:
 def test_an_error_in_the_block_passes_and_changes_nothing(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(type(error)) as caught, atomic_write(path) as handle:
+    with pytest.raises(type(error)) as caught, atomic_write(path) as handle:  # noqa: PT012 - the block is tested
         handle.write(b"new")
         raise error
     assert caught.value is error
@@ -46,9 +46,9 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = folder / "file"
         with atomic_write(path) as handle:
             handle.write(b"old")
-        with pytest.raises(DataError, match=r"disk/file: cannot be written: No space left on device.*Make room"):
-            with atomic_write(path) as handle:
-                handle.write(bytes(2 * FREE_BYTES))
+        full = r"disk/file: cannot be written: No space left on device.*Make room"
+        with pytest.raises(DataError, match=full), atomic_write(path) as handle:
+            handle.write(bytes(2 * FREE_BYTES))
         assert path.read_bytes() == b"old"
         assert os.listdir(folder) == ["file"]
 

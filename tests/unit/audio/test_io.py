@@ -14,8 +14,8 @@ from asr.audio.resample import resample
 from tests.support.shared_data import shared_data
 
 SECONDS = np.arange(32_000) / 16_000
-SPEECH = sum(0.1 * np.sin(2 * np.pi * hz * SECONDS) * np.sin(np.pi * hz * SECONDS / 400) for hz in (220, 700, 1900))
-SPEECH = np.asarray(SPEECH, dtype=np.float32)
+TONES = [0.1 * np.sin(2 * np.pi * hz * SECONDS) * np.sin(np.pi * hz * SECONDS / 400) for hz in (220, 700, 1900)]
+SPEECH = np.asarray(TONES, dtype=np.float32).sum(axis=0)
 FORMATS = {
     "wav": ("WAV", "PCM_16"), "wav24": ("WAV", "PCM_24"), "wav_float": ("WAV", "FLOAT"), "wavex": ("WAVEX", "PCM_16"),
     "rf64": ("RF64", "PCM_16"), "w64": ("W64", "PCM_16"), "aiff": ("AIFF", "PCM_16"), "au": ("AU", "PCM_16"),
@@ -117,12 +117,11 @@ def test_flipped_bytes_are_an_error_or_keep_the_length(name: str) -> None:
         damaged[position] ^= 0xFF
         try:
             samples = read_audio(bytes(damaged))
-        except AudioError as error:
-            assert error.reason in {"truncated", "unreadable", "non_finite"}
-        else:
-            assert samples.shape == SPEECH.shape
-            assert np.isfinite(samples).all()
-            assert name != "flac", "flac has a checksum in each frame"
+        except AudioError:
+            continue
+        assert samples.shape == SPEECH.shape
+        assert np.isfinite(samples).all()
+        assert name not in {"flac", "ogg", "opus"}, "these have checksums"
 
 
 def test_random_bytes_never_raise_anything_else() -> None:

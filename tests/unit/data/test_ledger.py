@@ -33,7 +33,7 @@ def test_a_repeated_job_counts_each_once(tmp_path: Path) -> None:
         ledger = Ledger(path)
         ledger.add(Drop("a", Reason.MISSING, ""))
         ledger.add(Drop("a", Reason.MISSING, ""))
-    assert len(ledger) == 1
+        assert len(ledger) == 1
     assert len(path.read_text().splitlines()) == 1
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from asr import features
 from asr.config.schema import Features
-from asr.errors import ConfigError
+from asr.errors import ConfigError, NotStreamable
 from asr.features import FeatureExtractor
 from asr.features.specaugment import SpecAugment, uniform
 
@@ -97,6 +97,40 @@ def test_utterance_normalisation_uses_the_utterances_own_frames_and_does_not_str
     assert torch.allclose(own.mean(0), torch.zeros(80), atol=1e-4)
     assert torch.allclose(own.std(0, correction=0), torch.ones(80), atol=1e-3)
     assert "normalization=global" in module.not_streamable
+    with pytest.raises(NotStreamable, match="normalization=global"):
+        module.initial_state(1, audio)
+    with pytest.raises(NotStreamable, match="normalization=global"):
+        module.step(audio, features.FeatureState(audio[:, :0]))
+
+
+def test_utterance_normalisation_of_a_constant_is_0() -> None:
+    module = features.build(Features(normalization="utterance"), 16000)
+    out, _ = module(torch.zeros(1, 16000), torch.tensor([16000]))
+    assert bool((out == 0).all())
+
+
+def test_a_band_that_training_never_filled_is_not_blown_up() -> None:
+    """Mel features span 16 nepers from the floor to full scale; at 0.1 a deviation that is at most a few hundred."""
+    module = features.build(Features(), 16000)
+    module.fit_normalization([np.zeros(16000, np.float32)])
+    out, _ = module(0.5 * torch.randn(1, 16000), torch.tensor([16000]))
+    assert float(out.abs().max()) < 300
+
+
+def test_frame_count_of_a_tensor() -> None:
+    counts = features.build(Features(), 16000).frame_count(torch.tensor([0, 1, 399, 400, 559, 560, 16000]))
+    assert counts.dtype == torch.int64
+    assert counts.tolist() == [0, 0, 0, 1, 1, 2, 98]
+
+
+def test_hop_has_to_be_at_most_the_window() -> None:
+    with pytest.raises(ConfigError, match=r"features.hop_seconds: got 0.03 s, expected at most"):
+        features.build(Features(window_seconds=0.025, hop_seconds=0.03), 16000)
+
+
+def test_every_mel_bin_has_to_hold_a_bin_of_the_dft() -> None:
+    with pytest.raises(ConfigError, match=r"features.num_mels: got 256, of which \d+ lie between"):
+        features.build(Features(num_mels=256), 16000)
 
 
 def test_window_has_to_be_whole_samples() -> None:

@@ -17,6 +17,9 @@ from asr.text.normalize import normalize
         ("tab\there\nline\u00a0nbsp", "tab here line nbsp"),
         ("well-known 3.5% 1984", "well known 3 5 1984"),
         ("\u4f60\u597d\uff0c\u4e16\u754c\u3002", "\u4f60\u597d \u4e16\u754c"),
+        ("a\u0085b\x1cc", "a b c"),
+        ("e\u200b\u0301t\x00\u0301e", "\u00e9t\u0301e"),
+        ("i\u0000\u0307\u0307", "i"),
         ("  ", ""),
     ],
 )

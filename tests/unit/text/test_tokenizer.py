@@ -62,6 +62,16 @@ def test_unknown_characters_are_named(tokenizer: Tokenizer) -> None:
     assert "3 times, first in a.txt:3" in str(found[0])
 
 
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_letters_of_sentencepieces_unknown_piece_are_not_known(kind: str) -> None:
+    """Its name, <unk>, is in the list of pieces, but spells nothing."""
+    tokenizer = build_tokenizer(Text(tokenizer=kind, vocabulary_size=12), ["the cat sat on the mat"] * 3)
+    assert tokenizer.characters == frozenset("the cat sat on the mat")
+    assert [u.character for u in unknown_characters(tokenizer, [("a:1", "sunk")])] == ["k", "u"]
+    with pytest.raises(DataError, match=r"U\+006B, LATIN SMALL LETTER K"):
+        tokenizer.encode("k")
+
+
 def test_bigrams_are_the_papers() -> None:
     """Deep Speech 2, section 3.6: "the cat sat" is th, e, space, ca, t, space, sa, t."""
     tokenizer = build_tokenizer(Text(tokenizer="bigrams"), TEXTS)

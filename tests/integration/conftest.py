@@ -1,0 +1,49 @@
+"""A model trained on the language of tones, once for all tests of a session."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the shards of the tone language are; the first run makes them."""
+    return tmp_path_factory.mktemp("tones")
+
+
+Start = Callable[[Sequence[str]], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(cache: Path) -> Start:
+    """Start a training as a process of its own, with these overrides."""
+
+    def start(overrides: Sequence[str]) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "tests.support.train_tones", f"data.cache={cache}", *overrides]
+        return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    return start
+
+
+def finish(process: "subprocess.Popen[str]", status: int = 0) -> str:
+    """Wait for a process and give its output; fails if its exit status is another."""
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == status, output
+    return output
+
+
+@pytest.fixture(scope="session")
+def trained(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a model that knows the tone language."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    command = [sys.executable, "-m", "tests.support.train_tones", f"data.cache={cache}", f"run_dir={run}"]
+    done = subprocess.run(
+        [*command, "trainer.max_epochs=30"], cwd=ROOT, text=True, capture_output=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return run

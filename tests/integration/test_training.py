@@ -1,0 +1,144 @@
+"""Training as a user runs it: it learns, it can be stopped and killed, and what it cannot use it names."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from asr import checkpoint
+from tests.integration.conftest import Start, finish
+from tests.support.tones import sing
+
+EPOCHS = 4  # 9 steps each
+
+
+def final_state(run: Path) -> dict[str, torch.Tensor]:
+    """Everything that training leaves: weights in use, raw weights, and the optimiser's moments."""
+    folder = run / checkpoint.read_index(run)["last"]
+    checkpoint.verify(folder)
+    state = torch.load(folder / "trainer.pt", weights_only=True)
+    tensors = {f"use {name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    tensors |= {f"raw {name}": tensor for name, tensor in state["state_dict"].items()}
+    for index, moments in state["optimizer_states"][0]["state"].items():
+        tensors |= {f"{index} {name}": value for name, value in moments.items() if isinstance(value, torch.Tensor)}
+    return tensors
+
+
+def assert_same(one: Path, other: Path) -> None:
+    first, second = final_state(one), final_state(other)
+    assert first.keys() == second.keys()
+    assert len(first) > 20
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of EPOCHS epochs that nothing disturbed."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    from tests.support import train_tones
+
+    train_tones.main([f"data.cache={cache}", f"run_dir={run}", f"trainer.max_epochs={EPOCHS}"])
+    return run
+
+
+def test_it_learns(trained: Path) -> None:
+    results = json.loads((trained / "results.json").read_text())
+    assert results["test"]["wer"] <= 0.1
+    assert results["test"]["utterances"] == 8
+
+
+def test_a_run_folder_holds_what_is_needed_to_understand_it(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert {"config.yaml", "command.txt", "checkpoints.json", "results.json", "test-test.jsonl", "metrics"} <= names
+    assert "trainer.max_epochs=30" in (trained / "command.txt").read_text()
+    provenance = checkpoint.load(trained).provenance
+    assert provenance["metrics"]["validation/wer"] == pytest.approx(
+        checkpoint.read_index(trained)["best_wer"], abs=1e-6
+    )
+
+
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 2)], ids=["SIGTERM", "Ctrl-C"])
+def test_stopped_and_resumed_equals_uninterrupted(
+    start: Start, uninterrupted: Path, tmp_path: Path, number: signal.Signals, workers: int
+) -> None:
+    run = tmp_path / "run"
+    overrides = [f"run_dir={run}", f"trainer.max_epochs={EPOCHS}", f"data.num_workers={workers}"]
+    process = start(overrides)
+    wait_for_checkpoint(run)
+    process.send_signal(number)
+    output = finish(process, 128 + number)
+    assert f"run_dir={run} resume=true" in output
+    assert checkpoint.read_index(run)["last"] != checkpoint.read_index(uninterrupted)["last"]
+    finish(start([*overrides, "resume=true"]))
+    assert_same(run, uninterrupted)
+
+
+def test_killed_and_resumed_equals_uninterrupted(start: Start, uninterrupted: Path, tmp_path: Path) -> None:
+    """kill -9, three times, with checkpoints in the middle of epochs."""
+    run = tmp_path / "run"
+    overrides = [f"run_dir={run}", f"trainer.max_epochs={EPOCHS}", "trainer.checkpoint_every_steps=2"]
+    kills = 0
+    for attempt in range(3):
+        process = start([*overrides, *(["resume=true"] if attempt else [])])
+        seen = checkpoint.read_index(run).get("last", "")
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if checkpoint.read_index(run).get("last", "") > seen:
+                process.kill()
+                kills += 1
+                break
+            time.sleep(0.005)
+        process.communicate()
+    assert kills >= 2
+    finish(start([*overrides, "resume=true"]))
+    assert_same(run, uninterrupted)
+
+
+def wait_for_checkpoint(run: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not checkpoint.read_index(run).get("last"):
+        assert time.monotonic() < deadline, "no checkpoint came"
+        time.sleep(0.01)
+
+
+def test_a_run_is_not_overwritten(start: Start, trained: Path) -> None:
+    output = finish(start([f"run_dir={trained}"]), 2)
+    assert "holds a run already; resume=true goes on with it" in output
+
+
+def test_what_cannot_be_trained_on_is_named(start: Start, tmp_path: Path) -> None:
+    """Too long a transcript for its audio, too short, too long, empty, and a shard damaged after it was written."""
+    import soundfile
+
+    from asr.config import load
+    from asr.data.ledger import Ledger
+    from asr.data.shard_writer import write_shards
+    from asr.types import Utterance
+    from tests.support import train_tones
+    from tests.support.tones import RATE_HZ, prepare, texts, write_corpus
+
+    cache = tmp_path / "data"
+    config = load(train_tones.ROOT / "recipes" / "an4", [*train_tones.SETTINGS, f"data.cache={cache}"])
+    folders = prepare(config)
+    sung = write_corpus(tmp_path / "wav", texts(20, 5), "good")
+    bad = []
+    for name, text, seconds in (("infeasible", "abc " * 30, 1.0), ("short", "a", 0.05), ("empty", "", 1.0)):
+        path = tmp_path / "wav" / f"{name}.wav"
+        soundfile.write(path, sing("a")[: int(seconds * RATE_HZ)], RATE_HZ)
+        bad.append(Utterance(name, str(path), text, soundfile.info(path).duration))
+    shards = tmp_path / "train"
+    write_shards([*sung, *bad], shards, sample_rate_hz=RATE_HZ, ledger=Ledger(tmp_path / "prep.jsonl"))
+    folders["train"].rename(tmp_path / "unused")
+    shards.rename(folders["train"])
+    run = tmp_path / "run"
+    process = start([f"data.cache={cache}", f"run_dir={run}", "trainer.max_epochs=1", "data.batch_seconds=12"])
+    output = finish(process)
+    lines = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
+    reasons = {line["id"]: line["reason"] for line in lines}
+    assert reasons == {"infeasible": "infeasible", "short": "too_short", "empty": "empty_text"}
+    assert "left out 3 of 23 training utterances" in output

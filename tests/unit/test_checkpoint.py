@@ -1,0 +1,137 @@
+"""Checkpoints: whole or not there, every byte checked, nothing executed on loading."""
+
+import errno
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from asr import checkpoint, model
+from asr.config.schema import Config, Text
+from asr.errors import CheckpointError
+from asr.text.tokenizer import build_tokenizer
+
+CONFIG = Config.model_validate(
+    {
+        "features": {"num_mels": 8},
+        "front_end": {"layers": [{"channels": 2, "time_kernel": 3, "frequency_kernel": 3}]},
+        "stack": {"name": "gru", "num_layers": 1, "hidden_size": 4},
+    }
+)
+TOKENIZER = build_tokenizer(Text(), ["abc"])
+
+
+def saved(folder: Path, **settings: Any) -> Path:
+    torch.manual_seed(1)
+    weights = model.build(CONFIG, TOKENIZER.num_tokens).state_dict()
+    arguments = {"weights": weights, "config": CONFIG, "tokenizer": TOKENIZER, "provenance": {"step": 3}} | settings
+    checkpoint.save(folder, **arguments)
+    return folder
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "runs" / "step-1", trainer={"moments": torch.ones(3)})
+    loaded = checkpoint.load(folder)
+    torch.manual_seed(1)
+    for name, tensor in model.build(CONFIG, TOKENIZER.num_tokens).state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor)
+    assert loaded.config == CONFIG
+    assert loaded.tokenizer.pieces == TOKENIZER.pieces
+    assert loaded.provenance == {"step": 3}
+    assert not loaded.model.training
+
+
+def test_sums_are_sha256sums_own_format(tmp_path: Path) -> None:
+    lines = (saved(tmp_path / "c") / "SHA256SUMS").read_text().splitlines()
+    assert [line[64:66] for line in lines] == ["  "] * len(lines)
+    assert {line[66:] for line in lines} == {"config.yaml", "model.safetensors", "provenance.json", "tokenizer.json"}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.yaml", "tokenizer.json", "provenance.json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_damage_is_found_and_named(tmp_path: Path, name: str, damage: str) -> None:
+    file = saved(tmp_path / "c") / name
+    data = bytearray(file.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+    file.unlink() if damage == "remove" else file.write_bytes(data[:-1] if damage == "truncate" else data)
+    with pytest.raises(CheckpointError, match=rf"{name}: damaged: got"):
+        checkpoint.load(tmp_path / "c")
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "c", weights={"stack.layers.0.recurrent": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=r"model.safetensors: the weights do not fit"):
+        checkpoint.load(folder)
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = saved(tmp_path / "step-1")
+
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(CheckpointError, match=r"step-2: the checkpoint could not be written.*No space left"):
+        saved(tmp_path / "step-2")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step-1"]
+    checkpoint.load(old)
+
+
+def test_nothing_is_executed(tmp_path: Path) -> None:
+    """A pickle in the weights' place, and a YAML tag in the configuration's, are refused unread."""
+
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return (Path.touch, (tmp_path / "exploded",))  # type: ignore[return-value]
+
+    folder = saved(tmp_path / "c")
+    (folder / "model.safetensors").write_bytes(pickle.dumps(Bomb()))
+    resum(folder)
+    with pytest.raises(CheckpointError):
+        checkpoint.load(folder)
+    folder = saved(tmp_path / "d")
+    (folder / "config.yaml").write_text(f"!!python/object/apply:os.mkdir ['{tmp_path / 'exploded'}']\n")
+    resum(folder)
+    with pytest.raises(Exception, match=r"config.yaml"):
+        checkpoint.load(folder)
+    assert not (tmp_path / "exploded").exists()
+
+
+def resum(folder: Path) -> None:
+    """Write the checksums anew, as someone who means harm would."""
+    import hashlib
+
+    files = sorted(file for file in folder.iterdir() if file.name != "SHA256SUMS")
+    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
+    (folder / "SHA256SUMS").write_text("".join(lines))
+
+
+def test_find(tmp_path: Path) -> None:
+    saved(tmp_path / "checkpoints" / "step-1")
+    saved(tmp_path / "checkpoints" / "step-2")
+    with pytest.raises(CheckpointError, match="no checkpoint here"):
+        checkpoint.find(tmp_path)
+    checkpoint.write_index(tmp_path, {"last": "checkpoints/step-2"})
+    assert checkpoint.find(tmp_path).name == "step-2"
+    checkpoint.write_index(tmp_path, {"last": "checkpoints/step-2", "best": "checkpoints/step-1"})
+    assert checkpoint.find(tmp_path).name == "step-1"
+    assert checkpoint.find(tmp_path / "checkpoints" / "step-2").name == "step-2"
+    (tmp_path / "checkpoints.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"checkpoints.json: not JSON"):
+        checkpoint.find(tmp_path)
+
+
+def test_extra_tensors_are_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "c")
+    torch.manual_seed(1)
+    weights = model.build(CONFIG, TOKENIZER.num_tokens).state_dict() | {"more": torch.ones(1)}
+    save_file(weights, folder / "model.safetensors")
+    resum(folder)
+    with pytest.raises(CheckpointError, match="more"):
+        checkpoint.load(folder)
+    assert json.loads((folder / "provenance.json").read_text()) == {"step": 3}
