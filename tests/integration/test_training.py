@@ -79,7 +79,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
 
 
 def test_killed_and_resumed_equals_uninterrupted(start: Start, uninterrupted: Path, tmp_path: Path) -> None:
-    """kill -9, three times, with checkpoints in the middle of epochs."""
+    """Kill -9, three times, with checkpoints in the middle of epochs."""
     run = tmp_path / "run"
     overrides = [f"run_dir={run}", f"trainer.max_epochs={EPOCHS}", "trainer.checkpoint_every_steps=2"]
     kills = 0

@@ -33,16 +33,22 @@ def test_turkish_has_its_own_i() -> None:
     assert normalize("\u0130L", language="en") == "il"
 
 
+def test_joiners_are_spelling_in_persian_and_noise_elsewhere() -> None:
+    word = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"  # "I want", as Persian spells it
+    assert normalize(f"\u200c{word}\u200c \u200d!", language="fa-IR") == word
+    assert "\u200c" not in normalize(word, language="en")
+
+
 def test_case_and_punctuation_can_be_kept() -> None:
     assert normalize("Hello, World!", case="keep", punctuation="keep") == "Hello, World!"
     assert normalize("stra\u00dfe", case="upper") == "STRASSE"
 
 
 @given(
-    st.text(max_size=30),
+    st.text(max_size=30) | st.text("a\u0301\u200c\u200d '.", max_size=12),
     st.sampled_from(["lower", "upper", "keep"]),
     st.sampled_from(["remove", "keep"]),
-    st.sampled_from(["en", "tr"]),
+    st.sampled_from(["en", "tr", "fa"]),
 )
 def test_idempotent(text: str, case: str, punctuation: str, language: str) -> None:
     settings = {"case": case, "punctuation": punctuation, "language": language}
