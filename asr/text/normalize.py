@@ -16,30 +16,10 @@ _DOTTED_SMALL_I = re.compile("i\u0307+")  # what lower() makes of a dotted capit
 _JOINERS = "\u200c\u200d"
 _OUTER_JOINER = re.compile(f"(?<![^\\s{_JOINERS}])[{_JOINERS}]+|[{_JOINERS}]+(?![^\\s{_JOINERS}])")
 # Languages whose spelling has zero-width joiners and non-joiners inside words (Unicode Standard, sections 9.2 and 12).
-_SPELLED_WITH_JOINERS = set(
-    [
-        "fa",
-        "ps",
-        "ckb",
-        "ur",
-        "ug",
-        "hi",
-        "mr",
-        "ne",
-        "bn",
-        "as",
-        "gu",
-        "pa",
-        "or",
-        "ta",
-        "te",
-        "kn",
-        "ml",
-        "si",
-        "km",
-        "my",
-    ]
-)
+_SPELLED_WITH_JOINERS = {
+    "fa", "ps", "ckb", "ur", "ug",  # Arabic script
+    "hi", "mr", "ne", "bn", "as", "gu", "pa", "or", "ta", "te", "kn", "ml", "si", "km", "my",  # Brahmic scripts
+}  # fmt: skip
 _DOTTED_I = {"tr", "az"}  # languages in which I is the capital of a dotless i
 
 

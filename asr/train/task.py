@@ -87,7 +87,9 @@ class CtcTask(lightning.LightningModule):
         if self.optim.gradient_clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.gradient_clip)
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # Here and not at the batch's end, where callbacks come first: a checkpoint must hold both or neither.
         if self.average is not None:
             self.average.update(self.model, self.global_step)
 

@@ -19,7 +19,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Start = Callable[[Sequence[str]], "subprocess.Popen[str]"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start(cache: Path) -> Start:
     """Start a training as a process of its own, with these overrides."""
 
@@ -38,12 +38,8 @@ def finish(process: "subprocess.Popen[str]", status: int = 0) -> str:
 
 
 @pytest.fixture(scope="session")
-def trained(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a model that knows the tone language."""
     run = tmp_path_factory.mktemp("trained") / "run"
-    command = [sys.executable, "-m", "tests.support.train_tones", f"data.cache={cache}", f"run_dir={run}"]
-    done = subprocess.run(
-        [*command, "trainer.max_epochs=30"], cwd=ROOT, text=True, capture_output=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    finish(start([f"run_dir={run}", "trainer.max_epochs=30"]))
     return run

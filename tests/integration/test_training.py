@@ -37,12 +37,10 @@ def assert_same(one: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of EPOCHS epochs that nothing disturbed."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    from tests.support import train_tones
-
-    train_tones.main([f"data.cache={cache}", f"run_dir={run}", f"trainer.max_epochs={EPOCHS}"])
+    finish(start([f"run_dir={run}", f"trainer.max_epochs={EPOCHS}"]))
     return run
 
 
