@@ -28,18 +28,19 @@ class MediaFile:
 
     def __init__(self, source: str | Path | bytes, name: str) -> None:
         try:
-            import av  # pyright: ignore[reportMissingImports] -- an extra
+            import av  # an extra
+            from av.error import FFmpegError
         except ImportError as error:
             raise AudioError(
                 "unreadable",
                 f"{name}: not a sound file that libsndfile knows (wav, flac, ogg, opus, mp3, aiff, au, sph, caf); "
                 "m4a, mp4, webm and aac need: pip install 'asr-toolkit[media]'",
             ) from error
-        self._ffmpeg_error = av.FFmpegError
+        self._ffmpeg_error = FFmpegError
         self._name = name
         try:
-            self._container = av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source))
-        except (av.FFmpegError, OSError) as error:
+            self._container = av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r")
+        except (FFmpegError, OSError) as error:
             raise AudioError("unreadable", f"{name}: not readable as audio: {error}") from error
         if not self._container.streams.audio:
             self._container.close()
@@ -57,7 +58,7 @@ class MediaFile:
             for coded in self._container.decode(self._stream):
                 for frame in self._resampler.resample(coded):
                     got += frame.samples
-                    yield frame.to_ndarray().reshape(-1, self.info.num_channels)
+                    yield frame.to_ndarray().astype(np.float32, copy=False).reshape(-1, self.info.num_channels)
         except self._ffmpeg_error as error:
             raise broken_off(self._name, f"got {got} frames, its header says {stated} ({error})") from error
         if got < stated - PRIMING_SECONDS * self.info.sample_rate_hz:
