@@ -88,8 +88,8 @@ class RunCheckpoints(lightning.Callback):
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        # After Lightning has set up its own handler of SIGTERM, which would exit, with status 0 and nothing saved, where
-        # the signal comes between two of its hooks.
+        # After Lightning has set up its own handler of SIGTERM, which would exit with status 0 and nothing saved if the
+        # signal came between two of its hooks.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             self._handlers[number] = signal.signal(number, self._on_signal)
 
