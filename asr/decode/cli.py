@@ -13,27 +13,10 @@ from pathlib import Path
 from asr.errors import AsrError, DataError
 from asr.types import Transcript
 
-AUDIO_SUFFIXES = frozenset(
-    [
-        ".wav",
-        ".flac",
-        ".ogg",
-        ".opus",
-        ".oga",
-        ".mp3",
-        ".aiff",
-        ".aif",
-        ".au",
-        ".sph",
-        ".w64",
-        ".caf",
-        ".m4a",
-        ".mp4",
-        ".aac",
-        ".webm",
-        ".mka",
-    ]
-)
+AUDIO_SUFFIXES = {
+    ".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".aiff", ".aif", ".au", ".sph", ".w64", ".caf",
+    ".m4a", ".mp4", ".aac", ".webm", ".mka",
+}  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:
