@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from asr.errors import NotStreamable
 
-State = Any  # a NamedTuple of tensors with the batch dimension first; each stack defines its own
+# A NamedTuple whose fields are tensors with the batch dimension first, or tuples of such; each stack defines its own.
+State = Any
 
 
 class Stack(nn.Module, ABC):
@@ -23,11 +24,13 @@ class Stack(nn.Module, ABC):
     Attributes:
         output_size: features of an output frame, D.
         lookahead_frames: input frames after t that output t depends on; None if it needs the whole utterance.
+        past_frames: input frames before t that output t depends on; None if all of them.
         not_streamable: why it cannot stream and what does instead; empty if it can.
     """
 
     output_size: int
     lookahead_frames: int | None
+    past_frames: int | None = None
     not_streamable: str = ""
 
     @abstractmethod
@@ -51,3 +54,7 @@ class Stack(nn.Module, ABC):
     def flush(self, state: State) -> Float[Tensor, "B m E"]:
         """Give what the look-ahead still owes at the end of the utterance."""
         raise NotStreamable(self.not_streamable)
+
+    def figures(self) -> dict[str, float]:
+        """Figures of this stack's own that `asr stack` prints beside those of every stack, such as a mean path length."""
+        return {}

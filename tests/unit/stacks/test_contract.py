@@ -1,5 +1,11 @@
 """The contracts of docs/adding-a-stack.md, for every stack that is there, in every configuration that matters."""
 
+import importlib
+import importlib.util
+import pickle
+from collections.abc import Iterator
+from types import ModuleType
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,27 +14,28 @@ from hypothesis import strategies as st
 from asr import stacks
 from asr.config.options import names, validate_stack
 from asr.errors import NotStreamable
-from asr.stacks.base import Stack
+from asr.stacks.base import Stack, State
 
 INPUT_SIZE = 6
-VARIANTS: dict[str, list[dict[str, object]]] = {
-    "gru": [
-        {"bidirectional": True, "merge": "sum"},
-        {"bidirectional": True, "merge": "concat", "batch_norm": "input"},
-        {"bidirectional": True, "batch_norm": "none"},
-        {"bidirectional": False, "lookahead_frames": 4},
-        {"bidirectional": False, "lookahead_frames": 0, "batch_norm": "input"},
-        {"bidirectional": False, "lookahead_frames": 3, "batch_norm": "none", "num_layers": 1},
-    ]
-}
+SIZES: dict[str, object] = {"hidden_size": 8, "num_layers": 2}
+
+
+def own_tests(name: str) -> ModuleType | None:
+    """tests/unit/stacks/test_NAME.py, where a stack has one.
+
+    It may hold VARIANTS, the options to run the contracts with (none: the defaults), and EXEMPT, contract -> reason,
+    for a contract that cannot hold for this stack; such a test is skipped with that reason.
+    """
+    module = f"tests.unit.stacks.test_{name}"
+    return importlib.import_module(module) if importlib.util.find_spec(module) else None
 
 
 def configurations() -> list[dict[str, object]]:
     """Each stack's variants; a stack without any is tested as its defaults make it."""
     return [
-        {"name": name, "hidden_size": 8, "num_layers": 2, **variant}
+        {"name": name, **SIZES, **variant}
         for name in names()
-        for variant in VARIANTS.get(name, [{}])
+        for variant in getattr(own_tests(name), "VARIANTS", [{}])
     ]
 
 
@@ -39,6 +46,10 @@ def label(options: dict[str, object]) -> str:
 @pytest.fixture(params=configurations(), ids=label)
 def stack(request: pytest.FixtureRequest) -> Stack:
     """A float64 stack in eval mode whose running statistics are not the initial ones."""
+    contract = request.function.__name__.removeprefix("test_")
+    reason = getattr(own_tests(request.param["name"]), "EXEMPT", {}).get(contract)
+    if reason:
+        pytest.skip(reason)
     torch.manual_seed(3)
     module = stacks.build(validate_stack(request.param), INPUT_SIZE).double()
     with torch.no_grad():
@@ -54,6 +65,24 @@ def batch(lengths: list[int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(len(lengths), max(lengths), INPUT_SIZE, generator=generator, dtype=torch.float64)
     return inputs, torch.tensor(lengths)
+
+
+def leaves(state: State) -> Iterator[torch.Tensor]:
+    """The tensors of a state, in order."""
+    for field in state:
+        if isinstance(field, torch.Tensor):
+            yield field
+        else:
+            yield from leaves(field)
+
+
+def joined(*states: State) -> State:
+    """States of several streams as one: every tensor joined along its first axis."""
+    fields = [
+        torch.cat(parts) if isinstance(parts[0], torch.Tensor) else joined(*parts)
+        for parts in zip(*states, strict=True)
+    ]
+    return type(states[0])(*fields) if hasattr(states[0], "_fields") else tuple(fields)
 
 
 def test_there_are_stacks() -> None:
@@ -173,17 +202,49 @@ def test_lookahead_is_what_it_says(stack: Stack) -> None:
     assert first == 20 - stack.lookahead_frames
 
 
+def test_memory_is_what_it_says(stack: Stack) -> None:
+    """Output t changes with input t - past_frames and with no earlier one."""
+    if stack.past_frames is None:
+        pytest.skip("remembers everything")
+    length = stack.past_frames + 30
+    inputs, lengths = batch([length])
+    offline, _ = stack(inputs, lengths)
+    changed = inputs.clone()
+    changed[:, 20] += 1.0
+    other, _ = stack(changed, lengths)
+    last = int((other != offline).any(-1)[0].nonzero()[-1])
+    assert last == 20 + stack.past_frames
+
+
 def test_streams_batch_and_fork(stack: Stack) -> None:
     if stack.lookahead_frames is None:
         pytest.skip("does not stream")
     inputs, _ = batch([30, 30], seed=4)
-    together, state = stack.step(inputs[:, :11], stack.initial_state(2, inputs))
-    alone, single = stack.step(inputs[1:, :11], stack.initial_state(1, inputs))
-    assert torch.allclose(together[1:], alone, rtol=0, atol=1e-10)
-    saved = [tensor.clone() for tensor in single]
-    once, _ = stack.step(inputs[1:, 11:], single)
-    again, _ = stack.step(inputs[1:, 11:], single)  # the state given in is not changed
+    _, first = stack.step(inputs[:1, :11], stack.initial_state(1, inputs))
+    _, second = stack.step(inputs[1:, :6], stack.initial_state(1, inputs))
+    second = pickle.loads(pickle.dumps(stack.step(inputs[1:, 6:11], second)[1]))
+    saved = [tensor.clone() for tensor in leaves(second)]
+    assert all(tensor.shape[0] == 1 for tensor in saved)
+    once, after = stack.step(inputs[1:, 11:], second)
+    again, _ = stack.step(inputs[1:, 11:], second)  # the state given in is not changed
     assert torch.equal(once, again)
-    assert all(torch.equal(a, b) for a, b in zip(saved, single, strict=True))
-    both, _ = stack.step(inputs[:, 11:], state)
+    assert all(torch.equal(a, b) for a, b in zip(saved, leaves(second), strict=True))
+    both, state = stack.step(inputs[:, 11:], joined(first, second))
     assert torch.allclose(both[1:], once, rtol=0, atol=1e-10)
+    assert torch.allclose(stack.flush(state)[1:], stack.flush(after), rtol=0, atol=1e-10)
+
+
+def test_streams_of_different_age_batch(stack: Stack) -> None:
+    """A stream that has heard 11 frames and one that has heard 4 go on together as each would alone."""
+    if stack.lookahead_frames is None:
+        pytest.skip("does not stream")
+    inputs, _ = batch([30, 30], seed=4)
+    states, alone = [], []
+    for row, age in ((0, 11 + stack.lookahead_frames), (1, 4 + stack.lookahead_frames)):
+        _, state = stack.step(inputs[row : row + 1, :age], stack.initial_state(1, inputs))
+        states.append(state)
+        alone.append(stack.step(inputs[row : row + 1, age : age + 9], state)[0])
+    ages = (11 + stack.lookahead_frames, 4 + stack.lookahead_frames)
+    chunk = torch.cat([inputs[row : row + 1, age : age + 9] for row, age in enumerate(ages)])
+    together, _ = stack.step(chunk, joined(*states))
+    assert torch.allclose(together, torch.cat(alone), rtol=0, atol=1e-10)

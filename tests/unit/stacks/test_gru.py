@@ -6,6 +6,15 @@ import torch
 from asr.stacks.gru import Gru
 from tests.support import gru as slow
 
+VARIANTS = [
+    {"bidirectional": True, "merge": "sum"},
+    {"bidirectional": True, "merge": "concat", "batch_norm": "input"},
+    {"bidirectional": True, "batch_norm": "none"},
+    {"bidirectional": False, "lookahead_frames": 4},
+    {"bidirectional": False, "lookahead_frames": 0, "batch_norm": "input"},
+    {"bidirectional": False, "lookahead_frames": 3, "batch_norm": "none", "num_layers": 1},
+]
+
 
 @pytest.mark.parametrize(
     ("bidirectional", "merge", "batch_norm", "lookahead"),
