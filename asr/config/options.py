@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -41,6 +41,7 @@ __all__ = [
     "PositiveFloat",
     "PositiveInt",
     "Probability",
+    "RecurrentOptions",
     "StackOptions",
     "names",
     "stack_config_class",
@@ -59,11 +60,31 @@ class StackOptions(Section):
     """
 
     name: str = Field(description="name of a file in asr/stacks/")
-    num_layers: PositiveInt
-    hidden_size: PositiveInt
+    num_layers: PositiveInt = 3
+    hidden_size: PositiveInt = 256
 
     def __reduce__(self) -> tuple[Callable[[Any], StackOptions], tuple[dict[str, Any]]]:
         return validate_stack, (self.model_dump(),)
+
+
+class RecurrentOptions(StackOptions):
+    """What every stack of recurrent layers has."""
+
+    bidirectional: bool = True
+    merge: Literal["sum", "concat"] = Field("sum", description="how the two directions join; Deep Speech 2 sums")
+    batch_norm: Literal["paper", "input", "none"] = Field(
+        "paper",
+        description="paper: on W h, before U h (Deep Speech 2, section 3.2); input: on each layer's input but the first,"
+        " and on the last layer's output (deepspeech.pytorch)",
+    )
+    lookahead_frames: NonNegativeInt = Field(0, description="future frames of the row convolution; forward-only nets")
+    residual: Literal["none", "identity", "projection"] = Field(
+        "none",
+        description="add a layer's input to its output (He et al. 2016): identity, where the sizes agree; projection:"
+        " also where they do not, through a linear map",
+    )
+    projection_size: NonNegativeInt = Field(0, description="a linear map of each layer's output to so many; 0: none")
+    dropout: Probability = Field(0.0, description="on each layer's output but the last one's")
 
 
 def names() -> tuple[str, ...]:

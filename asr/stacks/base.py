@@ -56,5 +56,5 @@ class Stack(nn.Module, ABC):
         raise NotStreamable(self.not_streamable)
 
     def figures(self) -> dict[str, float]:
-        """Figures of this stack's own that `asr stack` prints beside those of every stack, such as a mean path length."""
+        """Figures of this stack's own that `asr stack` prints beside those of every stack, such as a path length."""
         return {}

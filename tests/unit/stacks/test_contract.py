@@ -33,9 +33,7 @@ def own_tests(name: str) -> ModuleType | None:
 def configurations() -> list[dict[str, object]]:
     """Each stack's variants; a stack without any is tested as its defaults make it."""
     return [
-        {"name": name, **SIZES, **variant}
-        for name in names()
-        for variant in getattr(own_tests(name), "VARIANTS", [{}])
+        {"name": name, **SIZES, **variant} for name in names() for variant in getattr(own_tests(name), "VARIANTS", [{}])
     ]
 
 
@@ -150,8 +148,9 @@ def test_gradients_are_those_of_finite_differences(stack: Stack) -> None:
         )
         return out
 
-    # Training mode updates buffers only, which the outputs do not depend on.
-    assert torch.autograd.gradcheck(function, (inputs, *parameters.values()), atol=1e-7)
+    # Training mode updates buffers only, which the outputs do not depend on. The step is about float64's cube root of
+    # epsilon, where a central difference's truncation and rounding errors meet.
+    assert torch.autograd.gradcheck(function, (inputs, *parameters.values()), eps=1e-5, atol=1e-7)
 
 
 def test_bf16_is_close(stack: Stack) -> None:
@@ -222,7 +221,7 @@ def test_streams_batch_and_fork(stack: Stack) -> None:
     inputs, _ = batch([30, 30], seed=4)
     _, first = stack.step(inputs[:1, :11], stack.initial_state(1, inputs))
     _, second = stack.step(inputs[1:, :6], stack.initial_state(1, inputs))
-    second = pickle.loads(pickle.dumps(stack.step(inputs[1:, 6:11], second)[1]))
+    second = pickle.loads(pickle.dumps(stack.step(inputs[1:, 6:11], second)[1]))  # noqa: S301 -- our own
     saved = [tensor.clone() for tensor in leaves(second)]
     assert all(tensor.shape[0] == 1 for tensor in saved)
     once, after = stack.step(inputs[1:, 11:], second)

@@ -1,0 +1,156 @@
+"""What every cell is to a recurrent layer, and the two ways in which a past hidden state enters its gates."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Cell(nn.Module, ABC):
+    """K independent chains (directions) of one recurrence, each with its own recurrent weights.
+
+    Args:
+        hidden_size: units H.
+        num_chains: K.
+
+    Attributes:
+        num_gates: G; a frame's input is projected to G * H features.
+        num_states: what a chain carries is num_states * H numbers, the hidden state first.
+    """
+
+    num_gates: int
+    num_states: int = 1
+
+    def __init__(self, *, hidden_size: int, num_chains: int) -> None:
+        super().__init__()
+        self.hidden_size, self.num_chains = hidden_size, num_chains
+
+    def initial_bias(self) -> Float[Tensor, "O"]:
+        """What the input projection's bias of one chain starts as, G * H values."""
+        return torch.zeros(self.num_gates * self.hidden_size)
+
+    def forward(
+        self,
+        chains: Sequence[Float[Tensor, "S B D"]],
+        weight: Float[Tensor, "O D"],
+        bias: Float[Tensor, "O"],
+        initial: Float[Tensor, "K B N"],
+    ) -> tuple[Float[Tensor, "K S B H"], Float[Tensor, "K B N"]]:
+        """Project each chain's inputs and run the recurrence over at least one frame.
+
+        Args:
+            chains: K inputs, time first; on what stands after an item's end later frames alone depend.
+            weight: of the projection, chain after chain, O = K * G * H.
+            bias: likewise.
+            initial: states before the first frame, N = num_states * H.
+
+        Returns:
+            Hidden states, and the states after the last frame.
+        """
+        weights, biases = weight.chunk(self.num_chains), bias.chunk(self.num_chains)
+        if chains[0].is_cuda and self.on_cudnn():
+            results = [
+                self.cudnn(chain, weights[k], biases[k], initial[k : k + 1], k) for k, chain in enumerate(chains)
+            ]
+            return torch.stack([out for out, _ in results]), torch.cat([final for _, final in results])
+        projected = [F.linear(chain, weights[k], biases[k]) for k, chain in enumerate(chains)]
+        return self.recur(projected, initial)
+
+    @abstractmethod
+    def recur(
+        self, projected: Sequence[Float[Tensor, "S B G"]], initial: Float[Tensor, "K B N"]
+    ) -> tuple[Float[Tensor, "K S B H"], Float[Tensor, "K B N"]]:
+        """Run the time loop over projected inputs."""
+
+    def on_cudnn(self) -> bool:
+        """Whether cuDNN computes these equations."""
+        return False
+
+    def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Run chain k, projection included, on cuDNN: (S, B, H) and (1, B, N)."""
+        raise NotImplementedError
+
+
+class FullLink:
+    """U h, every unit to every gate. `weight` is (K, O, H)."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+        self.transposed = weight.mT.contiguous()
+
+    def add_product(self, gates: Tensor, hidden: Tensor) -> None:
+        """Gates (K, B, O) += U h, h (K, B, H)."""
+        gates.baddbmm_(hidden, self.transposed)
+
+    def add_carry(self, d_hidden: Tensor, d_gates: Tensor) -> None:
+        """What flows back through U h: d_hidden (K, B, H) += U^T d_gates (K, B, O)."""
+        d_hidden.baddbmm_(d_gates, self.weight)
+
+    @staticmethod
+    def gradient(d_gates: Tensor, previous: Tensor, dtype: torch.dtype) -> Tensor:
+        """(K, S, B, O), (K, S, B, H) -> (K, O, H): one product over all frames, in `dtype`."""
+        d_gates, previous = d_gates.flatten(1, 2), previous.flatten(1, 2)
+        return (d_gates.to(dtype).mT @ previous.to(dtype)).to(previous.dtype)
+
+
+class DiagonalLink:
+    """w * h, each unit to its own gates alone (Subakan and Smaragdis 2017, arXiv 1704.05420). `weight` is (K, O)."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight[:, None]  # (K, 1, O)
+
+    def add_product(self, gates: Tensor, hidden: Tensor) -> None:
+        """Gates (K, B, O) += w * h repeated for each gate, h (K, B, H)."""
+        by_gate = (*hidden.shape[:2], -1, hidden.shape[2])
+        gates.view(by_gate).addcmul_(self.weight.view(len(hidden), 1, -1, hidden.shape[2]), hidden[:, :, None])
+
+    def add_carry(self, d_hidden: Tensor, d_gates: Tensor) -> None:
+        """What flows back through w * h: d_hidden (K, B, H) += sum over gates of w * d_gates (K, B, O)."""
+        size = d_hidden.shape[-1]
+        for weight, d_gate in zip(self.weight.split(size, -1), d_gates.split(size, -1), strict=True):
+            d_hidden.addcmul_(weight, d_gate)
+
+    @staticmethod
+    def gradient(d_gates: Tensor, previous: Tensor, dtype: torch.dtype) -> Tensor:
+        """(K, S, B, O), (K, S, B, H) -> (K, O)."""
+        by_gate = d_gates.unflatten(-1, (-1, previous.shape[-1]))
+        return torch.einsum("ksbgh,ksbh->kgh", by_gate, previous).flatten(1)
+
+
+Link = FullLink | DiagonalLink
+
+
+def make_link(weight: Tensor) -> Link:
+    """The link that a recurrent weight's shape says: (K, O, H) full, (K, O) diagonal."""
+    return FullLink(weight) if weight.dim() == 3 else DiagonalLink(weight)
+
+
+def recurrent_weight(*, num_chains: int, num_gates: int, hidden_size: int, diagonal: bool) -> nn.Parameter:
+    """Recurrent weights, orthogonal for each gate; a diagonal's are U(-0.5, 0.5), which keeps a unit from saturating.
+
+    The diagonal paper's own code draws them Xavier-uniform, as wide as +-1.7 for a (1, H) vector of few units.
+    """
+    if diagonal:
+        return nn.Parameter(torch.empty(num_chains, num_gates * hidden_size).uniform_(-0.5, 0.5))
+    weight = torch.empty(num_chains, num_gates * hidden_size, hidden_size)
+    for gate in weight.view(-1, hidden_size, hidden_size):
+        nn.init.orthogonal_(gate)
+    return nn.Parameter(weight)
+
+
+def shifted(initial: Tensor, states: Tensor) -> Tensor:
+    """States before each frame: (K, B, H), (K, S, B, H) -> (K, S, B, H)."""
+    return torch.cat((initial[:, None], states[:, :-1]), dim=1)
+
+
+def stacked(projected: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Projections of K chains (S, B, O) as one new (K, S, B, O) of `like`'s type, to be overwritten with gates."""
+    gates = like.new_empty(len(projected), *projected[0].shape)
+    for chain, values in zip(gates, projected, strict=True):
+        chain.copy_(values)
+    return gates

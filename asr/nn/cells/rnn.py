@@ -1,0 +1,95 @@
+"""Simple recurrence: h' = f(p + U h), f = tanh, ReLU or Deep Speech 2's clipped ReLU (arXiv 1512.02595, section 3.1).
+
+p = W x + b is given. With a diagonal recurrent matrix it is w * h for U h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from asr.nn.cells.base import Cell, make_link, recurrent_weight, shifted, stacked
+
+Activation = Literal["tanh", "relu", "clipped_relu"]
+CLIP = 20.0  # of the clipped ReLU, Deep Speech 2, section 3.1
+
+
+class RnnCell(Cell):
+    """Simple recurrent units.
+
+    Args:
+        hidden_size: units H.
+        num_chains: K.
+        activation: f.
+        diagonal: each unit sees its own past only.
+    """
+
+    num_gates = 1
+
+    def __init__(
+        self, *, hidden_size: int, num_chains: int, activation: Activation = "tanh", diagonal: bool = False
+    ) -> None:
+        super().__init__(hidden_size=hidden_size, num_chains=num_chains)
+        self.activation: Activation = activation
+        self.diagonal = diagonal
+        self.recurrent = recurrent_weight(
+            num_chains=num_chains, num_gates=1, hidden_size=hidden_size, diagonal=diagonal
+        )
+
+    def recur(self, projected: Sequence[Tensor], initial: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = _RnnLoop.apply(self.activation, self.recurrent, initial, *projected)
+        assert isinstance(outputs, Tensor)
+        return outputs, outputs[:, -1]
+
+    def on_cudnn(self) -> bool:
+        return not self.diagonal and self.activation != "clipped_relu"
+
+    def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        function = torch._VF.rnn_tanh if self.activation == "tanh" else torch._VF.rnn_relu  # nn.RNN's functional form
+        weights = (weight, self.recurrent[k], bias, torch.zeros_like(bias))
+        return function(chain, initial, weights, True, 1, 0.0, torch.is_grad_enabled(), False, False)
+
+
+class _RnnLoop(torch.autograd.Function):
+    """(activation, recurrent, initial (K, B, H), projected_1 .. projected_K (S, B, H)) -> outputs (K, S, B, H)."""
+
+    @staticmethod
+    def forward(ctx, activation: Activation, recurrent: Tensor, initial: Tensor, *projected: Tensor) -> Tensor:
+        outputs = stacked(projected, recurrent)
+        link = make_link(recurrent)
+        hidden = initial
+        for output in outputs.unbind(1):
+            link.add_product(output, hidden)
+            if activation == "tanh":
+                output.tanh_()
+            else:
+                output.clamp_(0.0, CLIP if activation == "clipped_relu" else None)
+            hidden = output
+        ctx.save_for_backward(outputs, recurrent, initial)
+        ctx.activation, ctx.projected_type = activation, projected[0].dtype
+        return outputs
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):
+        outputs, recurrent, initial = ctx.saved_tensors
+        link = make_link(recurrent)
+        if ctx.activation == "tanh":
+            slope = 1 - outputs.square()
+        else:
+            slope = (outputs > 0).to(outputs.dtype)
+            if ctx.activation == "clipped_relu":
+                slope.mul_(outputs < CLIP)
+        d_gates = gradients[0].clone()  # d(hidden) first, then d(pre-activation)
+        later = None
+        for d_gate, factor in zip(reversed(d_gates.unbind(1)), reversed(slope.unbind(1)), strict=True):
+            if later is not None:
+                link.add_carry(d_gate, later)
+            d_gate.mul_(factor)
+            later = d_gate
+        d_initial = torch.zeros_like(initial)
+        link.add_carry(d_initial, d_gates[:, 0])
+        d_recurrent = link.gradient(d_gates, shifted(initial, outputs), ctx.projected_type)
+        return None, d_recurrent, d_initial, *d_gates.to(ctx.projected_type).unbind(0)
