@@ -1,0 +1,196 @@
+"""What the stacks cost, side by side: training, folding, element-wise recurrences, streaming.
+
+    python benchmarks/stacks.py [training] [dilated] [diagonal] [tcn] [streams] [--repeats 10] [--threads 1]
+
+training: forward + backward of every stack at equal parameters, 16 x 512 frames of 512 features, beside nn.GRU.
+dilated:  a folded dilated stack against the undilated one of the same depth and parameters, ours and nn.GRU.
+diagonal: a diagonal GRU layer against nn.GRU of the same width and against a plain loop over time.
+tcn:      a frame by ring buffer against computing its receptive field anew.
+streams:  one step of 16 streams against one stream, every stack that streams.
+
+One JSON line a row; `ratio` above 1 means that the first is that many times faster. Medians, the candidates taking
+turns.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from common import emit, side_by_side, spread
+from torch import Tensor, nn
+
+from asr import stacks
+from asr.config.options import names, validate_stack
+from asr.stacks.base import Stack
+
+BATCH, FRAMES, FEATURES = 16, 512, 512
+STREAMING: dict[str, dict[str, Any]] = {  # options that make a stack forward-only, where its defaults do not
+    name: {"bidirectional": False} for name in ("rnn", "lstm", "gru", "dilated", "diagonal", "linear_rnn")
+} | {"tcn": {"padding": "causal"}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], default=[])
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for row in options.rows or ROWS:
+        ROWS[row](options.repeats)
+
+
+def training(repeats: int) -> None:
+    """Every stack, two layers, forward-only where it can be, with the parameters of two nn.GRU layers of 512 units."""
+    yardstick = nn.GRU(FEATURES, FEATURES, num_layers=2, batch_first=True).to(DEVICE)
+    parameters = count(yardstick)
+    for name in names():
+        options = {"name": name, "num_layers": 2, **STREAMING.get(name, {})}
+        stack = sized(options, parameters)
+        compare(
+            "training",
+            {"stack": training_step(stack), "nn.GRU": training_step(yardstick)},
+            repeats,
+            stack=options,
+            parameters={"stack": count(stack), "nn.GRU": parameters},
+        )
+
+
+def dilated(repeats: int) -> None:
+    """9 layers of 64 GRU units, dilations 1 to 256; no norm, so that nothing but the recurrence differs."""
+    shared = {"num_layers": 9, "hidden_size": 64, "bidirectional": False, "batch_norm": "none"}
+    for frames in (512, 1024):
+        folded = make({"name": "dilated", "cell": "gru", **shared}, 64)
+        plain = make({"name": "gru", **shared}, 64)
+        theirs = nn.GRU(64, 64, num_layers=9, batch_first=True).to(DEVICE)
+        steps = {
+            "dilated": training_step(folded, frames, 64),
+            "undilated": training_step(plain, frames, 64),
+            "nn.GRU": training_step(theirs, frames, 64),
+        }
+        compare("dilated", steps, repeats, frames=frames, parameters=count(folded))
+
+
+def diagonal(repeats: int) -> None:
+    """One layer; the plain loop projects each frame when it comes, as most people would write it."""
+    for width in (128, 256, 512):
+        layer = {"num_layers": 1, "hidden_size": width, "bidirectional": False, "batch_norm": "none"}
+        steps = {
+            "diagonal": training_step(make({"name": "diagonal", "cell": "gru", **layer}, width), FRAMES, width),
+            "nn.GRU": training_step(nn.GRU(width, width, batch_first=True).to(DEVICE), FRAMES, width),
+            "plain loop": training_step(PlainDiagonalGru(width).to(DEVICE), FRAMES, width),
+            "projection alone": training_step(nn.Linear(width, 3 * width).to(DEVICE), FRAMES, width),
+        }
+        compare("diagonal", steps, repeats, width=width)
+
+
+def tcn(repeats: int) -> None:
+    """8 blocks of 64 channels, kernel 5: 4081 frames of receptive field."""
+    stack = make({"name": "tcn", "num_layers": 8, "hidden_size": 64, "kernel_size": 5, "padding": "causal"}, 64).eval()
+    assert stack.past_frames is not None
+    field = torch.randn(1, stack.past_frames + 1, 64, device=DEVICE)
+    lengths = torch.tensor([field.shape[1]], device=DEVICE)
+    state = stack.step(field, stack.initial_state(1, field))[1]
+    for frames in (1, 8):
+        chunk = torch.randn(1, frames, 64, device=DEVICE)
+        calls = {
+            "ring buffer": in_inference(partial(stack.step, chunk, state)),
+            "receptive field": in_inference(partial(stack, field, lengths)),
+        }
+        compare("tcn", calls, repeats, chunk_frames=frames, receptive_field_frames=field.shape[1])
+
+
+def streams(repeats: int) -> None:
+    """A step of 8 frames (320 ms at a frame every 40 ms), 3 layers of 256 units; `ratio` is one stream / 16 streams."""
+    for name in names():
+        stack = make({"name": name, "num_layers": 3, "hidden_size": 256, **STREAMING.get(name, {})}, 256).eval()
+        if stack.lookahead_frames is None:
+            continue
+        calls = {}
+        for number in (16, 1):
+            chunk = torch.randn(number, 8, 256, device=DEVICE)
+            state = stack.step(chunk, stack.initial_state(number, chunk))[1]
+            calls[f"{number} streams"] = in_inference(partial(stack.step, chunk, state))
+        compare("streams", calls, 10 * repeats, stack=name)
+
+
+ROWS: dict[str, Callable[[int], None]] = {
+    "training": training,
+    "dilated": dilated,
+    "diagonal": diagonal,
+    "tcn": tcn,
+    "streams": streams,
+}
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class PlainDiagonalGru(nn.Module):
+    """A diagonal GRU as most people would write it: a cell, called frame by frame."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(width, 3 * width)
+        self.recurrent = nn.Parameter(torch.empty(3, width).uniform_(-0.5, 0.5))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, S, D) -> (B, S, D)."""
+        hidden = inputs.new_zeros(inputs.shape[0], inputs.shape[2])
+        outputs = []
+        for frame in inputs.unbind(1):
+            for_reset, for_update, for_candidate = self.projection(frame).chunk(3, -1)
+            reset = torch.sigmoid(for_reset + self.recurrent[0] * hidden)
+            update = torch.sigmoid(for_update + self.recurrent[1] * hidden)
+            candidate = torch.tanh(for_candidate + self.recurrent[2] * (reset * hidden))
+            hidden = update * hidden + (1 - update) * candidate
+            outputs.append(hidden)
+        return torch.stack(outputs, 1)
+
+
+def make(options: dict[str, Any], input_size: int) -> Stack:
+    return stacks.build(validate_stack(options), input_size).to(DEVICE)
+
+
+def sized(options: dict[str, Any], parameters: int) -> Stack:
+    """The stack of `options` whose width, a multiple of 8, comes nearest to so many parameters."""
+    with torch.device("meta"):
+        widths = range(64, 2049, 8)
+        counts = {w: count(stacks.build(validate_stack({**options, "hidden_size": w}), FEATURES)) for w in widths}
+    width = min(counts, key=lambda w: abs(counts[w] - parameters))
+    options["hidden_size"] = width
+    return make(options, FEATURES)
+
+
+def training_step(module: nn.Module, frames: int = FRAMES, features: int = FEATURES) -> Callable[[], None]:
+    """Forward and backward, gradients of inputs and weights, of a `Stack` or a batch-first torch module."""
+    inputs = torch.randn(BATCH, frames, features, device=DEVICE, requires_grad=True)
+    lengths = torch.full((BATCH,), frames, device=DEVICE)
+
+    def step() -> None:
+        inputs.grad = None
+        module.zero_grad(set_to_none=True)
+        out = module(inputs, lengths) if isinstance(module, Stack) else module(inputs)
+        (out[0] if isinstance(out, tuple) else out).sum().backward()
+
+    return step
+
+
+def in_inference(function: Callable[[], Any]) -> Callable[[], Any]:
+    return torch.inference_mode()(function)
+
+
+def compare(benchmark: str, calls: dict[str, Callable[[], Any]], repeats: int, **facts: Any) -> None:
+    """Time the calls in turn and emit a row; ratios are each other median over the first one's."""
+    summary = {name: spread(seconds) for name, seconds in side_by_side(calls, repeats=repeats).items()}
+    first, *others = summary
+    ratios = {name: summary[name]["median"] / summary[first]["median"] for name in others}
+    emit(benchmark=f"stacks {benchmark}", **facts, seconds=summary, ratio=ratios)
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+if __name__ == "__main__":
+    main()
