@@ -11,6 +11,7 @@ Statistics are summed over all ranks, so a global batch gives the same result on
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -130,15 +131,25 @@ class MaskedBatchNorm(_RunningStatistics):
 class NormalizedLinear(nn.Module):
     """B(W x) + nothing else: a linear map without bias, then batch norm over all real frames.
 
-    `folded` returns one weight and one bias that compute both: the mean and variance of W x over the batch are
-    W mean(x) and diag(W cov(x) W^T), so they are known before the projection is. Gradients flow through them.
+    Calling it computes that as it stands. `folded` returns one weight and one bias that compute both, for kernels that
+    project by themselves: the mean and variance of W x over the batch are W mean(x) and diag(W cov(x) W^T), so they
+    are known before the projection is. Gradients flow through them.
     """
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(output_size, input_size))
         nn.init.uniform_(self.weight, -(input_size**-0.5), input_size**-0.5)
-        self.norm = _RunningStatistics(output_size)
+        self.norm = MaskedBatchNorm(output_size)
+
+    def forward(self, inputs: Float[Tensor, "B S D"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B S O"]:
+        """Project and normalise.
+
+        Args:
+            inputs: padding frames hold 0.
+            lengths: (B,) int64.
+        """
+        return self.norm(F.linear(inputs, self.weight), lengths)
 
     def folded(
         self, inputs: Float[Tensor, "B S D"], lengths: Int[Tensor, "B"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -64,22 +64,29 @@ class RecurrentLayer(nn.Module):
             inputs: padding frames hold 0.
             lengths: (B,).
         """
-        weight, bias = self._weight_and_bias(inputs, lengths)
-        chains = [inputs.transpose(0, 1)]  # time first, as the recurrence wants it
-        if self.num_directions == 2:
-            chains.append(reverse_within_lengths(inputs, lengths).transpose(0, 1))
-        num_frames, batch = chains[0].shape[:2]
-        folded = [fold(chain, self.dilation) for chain in chains]
+        batch, num_frames, _ = inputs.shape
         initial = inputs.new_zeros(
             self.num_directions, self.dilation * batch, self.state_size, dtype=self.projection.weight.dtype
         )
-        outputs, _ = self.cell(folded, weight, bias, initial)  # (K, S / d, d * B, H)
+        if self.training and isinstance(self.projection, NormalizedLinear) and not self.cell.on_cudnn(inputs.device):
+            # While there are fewer frames than features, or not many more, folding costs more than it saves (ADR 2).
+            projected = self.projection(inputs, lengths).chunk(self.num_directions, -1)
+            outputs, _ = self.cell.recur(self._chains(projected, lengths), initial)  # (K, S / d, d * B, H)
+        else:
+            weight, bias = self._weight_and_bias(inputs, lengths)
+            chains = self._chains([inputs] * self.num_directions, lengths)
+            outputs, _ = self.cell(chains, weight, bias, initial)
         outputs = outputs.unflatten(2, (self.dilation, batch)).flatten(1, 2)[:, :num_frames]  # (K, S, B, H)
         forward = outputs[0].transpose(0, 1)
         if self.num_directions == 1:
             return forward
         backward = reverse_within_lengths(outputs[1].transpose(0, 1), lengths)
         return forward + backward if self.merge == "sum" else torch.cat((forward, backward), dim=-1)
+
+    def _chains(self, directions: Sequence[Tensor], lengths: Tensor) -> list[Tensor]:
+        """What each direction reads (B, S, D), in the order in which it reads: time first, folded (S / d, d * B, D)."""
+        ordered = [directions[0], *(reverse_within_lengths(other, lengths) for other in directions[1:])]
+        return [fold(chain.transpose(0, 1), self.dilation) for chain in ordered]
 
     def initial_state(self, batch_size: int, like: Tensor) -> Float[Tensor, "B d N"]:
         """Zeros: the states of the d chains, that of the next frame first."""

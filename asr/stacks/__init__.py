@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
 from asr.config.options import StackOptions
-from asr.stacks.base import Stack
+
+if TYPE_CHECKING:  # so that asr.stacks itself does not import torch
+    from asr.stacks.base import Stack
 
 
 def build(config: StackOptions, input_size: int) -> Stack:

@@ -1,4 +1,4 @@
-"""What every cell is to a recurrent layer, and the two ways in which a past hidden state enters its gates."""
+"""What every cell is to a recurrent layer, and how a past hidden state enters its gates by a full matrix."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Cell(nn.Module, ABC):
             Hidden states, and the states after the last frame.
         """
         weights, biases = weight.chunk(self.num_chains), bias.chunk(self.num_chains)
-        if chains[0].is_cuda and self.on_cudnn():
+        if self.on_cudnn(chains[0].device):
             results = [
                 self.cudnn(chain, weights[k], biases[k], initial[k : k + 1], k) for k, chain in enumerate(chains)
             ]
@@ -67,8 +67,8 @@ class Cell(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "K S B H"], Float[Tensor, "K B N"]]:
         """Run the time loop over projected inputs."""
 
-    def on_cudnn(self) -> bool:
-        """Whether cuDNN computes these equations."""
+    def on_cudnn(self, device: torch.device) -> bool:
+        """Whether these equations run on cuDNN there."""
         return False
 
     def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -98,38 +98,6 @@ class FullLink:
         return (d_gates.to(dtype).mT @ previous.to(dtype)).to(previous.dtype)
 
 
-class DiagonalLink:
-    """w * h, each unit to its own gates alone (Subakan and Smaragdis 2017, arXiv 1704.05420). `weight` is (K, O)."""
-
-    def __init__(self, weight: Tensor) -> None:
-        self.weight = weight[:, None]  # (K, 1, O)
-
-    def add_product(self, gates: Tensor, hidden: Tensor) -> None:
-        """Gates (K, B, O) += w * h repeated for each gate, h (K, B, H)."""
-        by_gate = (*hidden.shape[:2], -1, hidden.shape[2])
-        gates.view(by_gate).addcmul_(self.weight.view(len(hidden), 1, -1, hidden.shape[2]), hidden[:, :, None])
-
-    def add_carry(self, d_hidden: Tensor, d_gates: Tensor) -> None:
-        """What flows back through w * h: d_hidden (K, B, H) += sum over gates of w * d_gates (K, B, O)."""
-        size = d_hidden.shape[-1]
-        for weight, d_gate in zip(self.weight.split(size, -1), d_gates.split(size, -1), strict=True):
-            d_hidden.addcmul_(weight, d_gate)
-
-    @staticmethod
-    def gradient(d_gates: Tensor, previous: Tensor, dtype: torch.dtype) -> Tensor:
-        """(K, S, B, O), (K, S, B, H) -> (K, O)."""
-        by_gate = d_gates.unflatten(-1, (-1, previous.shape[-1]))
-        return torch.einsum("ksbgh,ksbh->kgh", by_gate, previous).flatten(1)
-
-
-Link = FullLink | DiagonalLink
-
-
-def make_link(weight: Tensor) -> Link:
-    """The link that a recurrent weight's shape says: (K, O, H) full, (K, O) diagonal."""
-    return FullLink(weight) if weight.dim() == 3 else DiagonalLink(weight)
-
-
 def recurrent_weight(*, num_chains: int, num_gates: int, hidden_size: int, diagonal: bool) -> nn.Parameter:
     """Recurrent weights, orthogonal for each gate; a diagonal's are U(-0.5, 0.5), which keeps a unit from saturating.
 
@@ -141,6 +109,12 @@ def recurrent_weight(*, num_chains: int, num_gates: int, hidden_size: int, diago
     for gate in weight.view(-1, hidden_size, hidden_size):
         nn.init.orthogonal_(gate)
     return nn.Parameter(weight)
+
+
+def product_type(like: Tensor) -> torch.dtype:
+    """What large products are computed in: autocast's type where it is on, else that of `like`."""
+    device = like.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
 
 
 def shifted(initial: Tensor, states: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from asr.nn.cells.base import Cell, FullLink, make_link, recurrent_weight, shifted, stacked
+from asr.nn.cells import elementwise
+from asr.nn.cells.base import Cell, FullLink, product_type, recurrent_weight, shifted, stacked
 
 Reset = Literal["after", "before"]
 
@@ -36,6 +37,7 @@ class GruCell(Cell):
 
     def __init__(self, *, hidden_size: int, num_chains: int, reset: Reset = "after", diagonal: bool = False) -> None:
         super().__init__(hidden_size=hidden_size, num_chains=num_chains)
+        self.diagonal = diagonal
         self.reset: Reset = "before" if diagonal else reset
         self.recurrent = recurrent_weight(
             num_chains=num_chains, num_gates=3, hidden_size=hidden_size, diagonal=diagonal
@@ -44,6 +46,9 @@ class GruCell(Cell):
             self.recurrent_bias = nn.Parameter(torch.zeros(num_chains * hidden_size))  # c above
 
     def recur(self, projected: Sequence[Tensor], initial: Tensor) -> tuple[Tensor, Tensor]:
+        if self.diagonal:
+            outputs, (hidden,) = elementwise.recur("gru", self.recurrent, (initial,), projected)
+            return outputs, hidden
         if self.reset == "after":
             bias = self.recurrent_bias.view(self.num_chains, -1)
             outputs = _ResetAfterLoop.apply(self.recurrent, bias, initial, *projected)
@@ -52,8 +57,8 @@ class GruCell(Cell):
         assert isinstance(outputs, Tensor)
         return outputs, outputs[:, -1]
 
-    def on_cudnn(self) -> bool:
-        return self.reset == "after"
+    def on_cudnn(self, device: torch.device) -> bool:
+        return device.type == "cuda" and self.reset == "after"
 
     def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
         inner = self.recurrent_bias.view(self.num_chains, -1)[k]
@@ -111,7 +116,7 @@ class _ResetAfterLoop(torch.autograd.Function):
             torch.lerp(candidate, hidden, update, out=output)
             hidden = output
         ctx.save_for_backward(gates, inner, outputs, recurrent, initial)
-        ctx.projected_type = projected[0].dtype
+        ctx.projected_type, ctx.product_type = projected[0].dtype, product_type(recurrent)
         return outputs
 
     @staticmethod
@@ -147,7 +152,7 @@ class _ResetAfterLoop(torch.autograd.Function):
             torch.mul(d_now, keep, out=carry)
             carry.baddbmm_(d_gate, recurrent)
 
-        d_recurrent = FullLink.gradient(d_gates, previous, ctx.projected_type)
+        d_recurrent = FullLink.gradient(d_gates, previous, ctx.product_type)
         d_bias = d_gates[..., 2 * size :].sum((1, 2))
         torch.mul(d_hidden, d_candidate, out=d_gates[..., 2 * size :])  # p_n is outside the reset gate
         return d_recurrent, d_bias, carry, *d_gates.to(ctx.projected_type).unbind(0)
@@ -161,7 +166,7 @@ class _ResetBeforeLoop(torch.autograd.Function):
         gates = stacked(projected, recurrent)
         size = initial.shape[-1]
         outputs, kept = (gates.new_empty(*gates.shape[:3], size) for _ in range(2))  # kept: r * h
-        gates_link, candidate_link = map(make_link, recurrent.split((2 * size, size), 1))
+        gates_link, candidate_link = map(FullLink, recurrent.split((2 * size, size), 1))
         views = (gates[..., : 2 * size], *gates.split(size, -1), kept, outputs)
         hidden = initial
         for reset_update, reset, update, candidate, kept_now, output in zip(
@@ -174,7 +179,7 @@ class _ResetBeforeLoop(torch.autograd.Function):
             candidate.tanh_()
             hidden = torch.lerp(candidate, hidden, update, out=output)
         ctx.save_for_backward(gates, kept, outputs, recurrent, initial)
-        ctx.projected_type = projected[0].dtype
+        ctx.projected_type, ctx.product_type = projected[0].dtype, product_type(recurrent)
         return outputs
 
     @staticmethod
@@ -183,7 +188,7 @@ class _ResetBeforeLoop(torch.autograd.Function):
         size = initial.shape[-1]
         previous = shifted(initial, outputs)
         reset, update, candidate = gates.split(size, dim=-1)
-        gates_link, candidate_link = map(make_link, recurrent.split((2 * size, size), 1))
+        gates_link, candidate_link = map(FullLink, recurrent.split((2 * size, size), 1))
 
         # d(pre-activation) = factor * d(hidden), for r factor * d(r * h), for all frames at once.
         of_reset = previous * reset * (1 - reset)
@@ -217,12 +222,11 @@ class _ResetBeforeLoop(torch.autograd.Function):
             torch.mul(d_now, update_now, out=carry).addcmul_(d_kept, reset_now)
             gates_link.add_carry(carry, d_reset_update)
 
-        kind = ctx.projected_type
         d_recurrent = torch.cat(
             (
-                gates_link.gradient(d_gates[..., : 2 * size], previous, kind),
-                candidate_link.gradient(d_gates[..., 2 * size :], kept, kind),
+                gates_link.gradient(d_gates[..., : 2 * size], previous, ctx.product_type),
+                candidate_link.gradient(d_gates[..., 2 * size :], kept, ctx.product_type),
             ),
             1,
         )
-        return d_recurrent, carry, *d_gates.to(kind).unbind(0)
+        return d_recurrent, carry, *d_gates.to(ctx.projected_type).unbind(0)

@@ -20,13 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asr.nn.cells.base import Cell
+from asr.nn.cells.elementwise import linear_recurrence
 
 
 class LinearCell(Cell):
     """A cell whose states are one linear recurrence; `coefficients` and `output` are the cell."""
 
     def recur(self, projected: Sequence[Tensor], initial: Tensor) -> tuple[Tensor, Tensor]:
-        gates = torch.stack([chain.to(initial.dtype) for chain in projected])  # (K, S, B, G * H)
+        chains = [chain.to(initial.dtype) for chain in projected]
+        gates = torch.stack(chains) if len(chains) > 1 else chains[0][None]  # (K, S, B, G * H)
         parts = gates.split(self.hidden_size, -1)
         keep, add = self.coefficients(*parts)
         states = linear_recurrence(keep, add, initial)
@@ -74,41 +76,6 @@ class SruCell(LinearCell):
     def output(self, states: Tensor, *parts: Tensor) -> Tensor:
         _, _, reset, skip = parts
         return torch.lerp(skip, states, torch.sigmoid(reset))
-
-
-def linear_recurrence(keep: Tensor, add: Tensor, initial: Tensor) -> Tensor:
-    """h[t] = keep[t] * h[t - 1] + add[t]: (K, S, B, H) twice and (K, B, H) -> (K, S, B, H)."""
-    states = _LinearLoop.apply(keep, add, initial)
-    assert isinstance(states, Tensor)
-    return states
-
-
-class _LinearLoop(torch.autograd.Function):
-    """One fused multiply-add a frame, in both directions."""
-
-    @staticmethod
-    def forward(ctx, keep: Tensor, add: Tensor, initial: Tensor) -> Tensor:
-        states = add.clone()
-        before = initial
-        for state, factor in zip(states.unbind(1), keep.unbind(1), strict=True):
-            before = state.addcmul_(factor, before)
-        ctx.save_for_backward(keep, states, initial)
-        return states
-
-    @staticmethod
-    def backward(ctx, *gradients: Tensor):
-        keep, states, initial = ctx.saved_tensors
-        d_add = gradients[0].clone()
-        later = None
-        for d_now, factor in zip(reversed(d_add.unbind(1)), reversed(keep.unbind(1)), strict=True):
-            if later is not None:
-                d_now.add_(later)
-            later = d_now * factor
-        assert later is not None
-        d_keep = torch.empty_like(keep)
-        torch.mul(d_add[:, 1:], states[:, :-1], out=d_keep[:, 1:])
-        torch.mul(d_add[:, 0], initial, out=d_keep[:, 0])
-        return d_keep, d_add, later
 
 
 def _positive(x: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from asr.nn.cells.base import Cell, make_link, recurrent_weight, shifted, stacked
+from asr.nn.cells import elementwise
+from asr.nn.cells.base import Cell, FullLink, product_type, recurrent_weight, shifted, stacked
 
 
 class LstmCell(Cell):
@@ -44,13 +45,16 @@ class LstmCell(Cell):
 
     def recur(self, projected: Sequence[Tensor], initial: Tensor) -> tuple[Tensor, Tensor]:
         hidden, cell = initial.chunk(2, -1)
+        if self.diagonal:
+            outputs, states = elementwise.recur("lstm", self.recurrent, (hidden, cell), projected)
+            return outputs, torch.cat(states, -1)
         result = _LstmLoop.apply(self.recurrent, hidden, cell, *projected)
         assert isinstance(result, tuple)
         outputs, last_cell = result
         return outputs, torch.cat((outputs[:, -1], last_cell), -1)
 
-    def on_cudnn(self) -> bool:
-        return not self.diagonal
+    def on_cudnn(self, device: torch.device) -> bool:
+        return device.type == "cuda" and not self.diagonal
 
     def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
         hidden, cell = (state.contiguous() for state in initial.chunk(2, -1))
@@ -69,7 +73,7 @@ class _LstmLoop(torch.autograd.Function):
         gates = stacked(projected, recurrent)
         size = hidden.shape[-1]
         outputs, cells, squashed = (gates.new_empty(*gates.shape[:3], size) for _ in range(3))  # squashed: tanh(c)
-        link = make_link(recurrent)
+        link = FullLink(recurrent)
         first_hidden, first_cell = hidden, cell
         views = (gates, gates[..., : 2 * size], *gates.split(size, -1), outputs, cells, squashed)
         for frame in zip(*(view.unbind(1) for view in views), strict=True):
@@ -83,7 +87,7 @@ class _LstmLoop(torch.autograd.Function):
             torch.tanh(cell, out=squashed_now)
             hidden = torch.mul(give, squashed_now, out=output)
         ctx.save_for_backward(gates, outputs, cells, squashed, recurrent, first_hidden, first_cell)
-        ctx.projected_type = projected[0].dtype
+        ctx.projected_type, ctx.product_type = projected[0].dtype, product_type(recurrent)
         return outputs, cell.clone()
 
     @staticmethod
@@ -91,7 +95,7 @@ class _LstmLoop(torch.autograd.Function):
         gates, outputs, cells, squashed, recurrent, first_hidden, first_cell = ctx.saved_tensors
         d_outputs, d_cell = gradients[0].clone(), gradients[1].clone()
         size = outputs.shape[-1]
-        link = make_link(recurrent)
+        link = FullLink(recurrent)
         take, keep, candidate, give = gates.split(size, -1)
 
         # d(pre-activation) = d(cell) * factor, for o d(hidden) * factor, for all frames at once.
@@ -127,5 +131,5 @@ class _LstmLoop(torch.autograd.Function):
             later = d_gate
         d_initial = torch.zeros_like(first_hidden)
         link.add_carry(d_initial, d_gates[:, 0])
-        d_recurrent = link.gradient(d_gates, shifted(first_hidden, outputs), ctx.projected_type)
+        d_recurrent = link.gradient(d_gates, shifted(first_hidden, outputs), ctx.product_type)
         return d_recurrent, d_initial, d_cell, *d_gates.to(ctx.projected_type).unbind(0)

@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from asr.nn.cells.base import Cell, make_link, recurrent_weight, shifted, stacked
+from asr.nn.cells import elementwise
+from asr.nn.cells.base import Cell, FullLink, product_type, recurrent_weight, shifted, stacked
 
 Activation = Literal["tanh", "relu", "clipped_relu"]
 CLIP = 20.0  # of the clipped ReLU, Deep Speech 2, section 3.1
@@ -24,7 +25,7 @@ class RnnCell(Cell):
         hidden_size: units H.
         num_chains: K.
         activation: f.
-        diagonal: each unit sees its own past only.
+        diagonal: each unit sees its own past only; f is tanh.
     """
 
     num_gates = 1
@@ -33,6 +34,7 @@ class RnnCell(Cell):
         self, *, hidden_size: int, num_chains: int, activation: Activation = "tanh", diagonal: bool = False
     ) -> None:
         super().__init__(hidden_size=hidden_size, num_chains=num_chains)
+        assert activation == "tanh" or not diagonal, f"a diagonal cell's activation is tanh, got {activation}"
         self.activation: Activation = activation
         self.diagonal = diagonal
         self.recurrent = recurrent_weight(
@@ -40,12 +42,15 @@ class RnnCell(Cell):
         )
 
     def recur(self, projected: Sequence[Tensor], initial: Tensor) -> tuple[Tensor, Tensor]:
+        if self.diagonal:
+            outputs, (hidden,) = elementwise.recur("rnn", self.recurrent, (initial,), projected)
+            return outputs, hidden
         outputs = _RnnLoop.apply(self.activation, self.recurrent, initial, *projected)
         assert isinstance(outputs, Tensor)
         return outputs, outputs[:, -1]
 
-    def on_cudnn(self) -> bool:
-        return not self.diagonal and self.activation != "clipped_relu"
+    def on_cudnn(self, device: torch.device) -> bool:
+        return device.type == "cuda" and not self.diagonal and self.activation != "clipped_relu"
 
     def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
         function = torch._VF.rnn_tanh if self.activation == "tanh" else torch._VF.rnn_relu  # nn.RNN's functional form
@@ -59,7 +64,7 @@ class _RnnLoop(torch.autograd.Function):
     @staticmethod
     def forward(ctx, activation: Activation, recurrent: Tensor, initial: Tensor, *projected: Tensor) -> Tensor:
         outputs = stacked(projected, recurrent)
-        link = make_link(recurrent)
+        link = FullLink(recurrent)
         hidden = initial
         for output in outputs.unbind(1):
             link.add_product(output, hidden)
@@ -69,13 +74,13 @@ class _RnnLoop(torch.autograd.Function):
                 output.clamp_(0.0, CLIP if activation == "clipped_relu" else None)
             hidden = output
         ctx.save_for_backward(outputs, recurrent, initial)
-        ctx.activation, ctx.projected_type = activation, projected[0].dtype
+        ctx.activation, ctx.projected_type, ctx.product_type = activation, projected[0].dtype, product_type(recurrent)
         return outputs
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
         outputs, recurrent, initial = ctx.saved_tensors
-        link = make_link(recurrent)
+        link = FullLink(recurrent)
         if ctx.activation == "tanh":
             slope = 1 - outputs.square()
         else:
@@ -91,5 +96,5 @@ class _RnnLoop(torch.autograd.Function):
             later = d_gate
         d_initial = torch.zeros_like(initial)
         link.add_carry(d_initial, d_gates[:, 0])
-        d_recurrent = link.gradient(d_gates, shifted(initial, outputs), ctx.projected_type)
+        d_recurrent = link.gradient(d_gates, shifted(initial, outputs), ctx.product_type)
         return None, d_recurrent, d_initial, *d_gates.to(ctx.projected_type).unbind(0)
