@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +97,17 @@ class FullLink:
         """(K, S, B, O), (K, S, B, H) -> (K, O, H): one product over all frames, in `dtype`."""
         d_gates, previous = d_gates.flatten(1, 2), previous.flatten(1, 2)
         return (d_gates.to(dtype).mT @ previous.to(dtype)).to(previous.dtype)
+
+
+def gpu_loops(like: Tensor) -> ModuleType | None:
+    """Time loops for a GPU, for the cells that cuDNN lacks; None where torch's operations have to do, frame by frame."""
+    if not like.is_cuda or like.dtype != torch.float32 or torch.compiler.is_compiling():
+        return None
+    try:
+        from asr.nn.cells import _triton_full
+    except ImportError:  # torch brings Triton along on Linux only
+        return None
+    return _triton_full
 
 
 def recurrent_weight(*, num_chains: int, num_gates: int, hidden_size: int, diagonal: bool) -> nn.Parameter:

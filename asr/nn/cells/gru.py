@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asr.nn.cells import elementwise
-from asr.nn.cells.base import Cell, FullLink, product_type, recurrent_weight, shifted, stacked
+from asr.nn.cells.base import Cell, FullLink, gpu_loops, product_type, recurrent_weight, shifted, stacked
 
 Reset = Literal["after", "before"]
 
@@ -164,20 +164,10 @@ class _ResetBeforeLoop(torch.autograd.Function):
     @staticmethod
     def forward(ctx, recurrent: Tensor, initial: Tensor, *projected: Tensor) -> Tensor:
         gates = stacked(projected, recurrent)
-        size = initial.shape[-1]
-        outputs, kept = (gates.new_empty(*gates.shape[:3], size) for _ in range(2))  # kept: r * h
-        gates_link, candidate_link = map(FullLink, recurrent.split((2 * size, size), 1))
-        views = (gates[..., : 2 * size], *gates.split(size, -1), kept, outputs)
-        hidden = initial
-        for reset_update, reset, update, candidate, kept_now, output in zip(
-            *(view.unbind(1) for view in views), strict=True
-        ):
-            gates_link.add_product(reset_update, hidden)
-            reset_update.sigmoid_()
-            torch.mul(reset, hidden, out=kept_now)
-            candidate_link.add_product(candidate, kept_now)
-            candidate.tanh_()
-            hidden = torch.lerp(candidate, hidden, update, out=output)
+        outputs, kept = (gates.new_empty(*gates.shape[:3], initial.shape[-1]) for _ in range(2))  # kept: r * h
+        loops = gpu_loops(gates)
+        run = _run_reset_before if loops is None else loops.gru_forward
+        run(gates, kept, outputs, initial, recurrent)
         ctx.save_for_backward(gates, kept, outputs, recurrent, initial)
         ctx.projected_type, ctx.product_type = projected[0].dtype, product_type(recurrent)
         return outputs
@@ -185,48 +175,75 @@ class _ResetBeforeLoop(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients: Tensor):
         gates, kept, outputs, recurrent, initial = ctx.saved_tensors
-        size = initial.shape[-1]
-        previous = shifted(initial, outputs)
-        reset, update, candidate = gates.split(size, dim=-1)
-        gates_link, candidate_link = map(FullLink, recurrent.split((2 * size, size), 1))
-
-        # d(pre-activation) = factor * d(hidden), for r factor * d(r * h), for all frames at once.
-        of_reset = previous * reset * (1 - reset)
-        of_update_candidate = torch.empty_like(gates[..., size:])
-        of_update, of_candidate = of_update_candidate.split(size, -1)
-        torch.mul((previous - candidate).mul_(update), 1 - update, out=of_update)
-        torch.mul(1 - candidate.square(), 1 - update, out=of_candidate)
-
-        d_hidden = gradients[0].clone()
-        d_gates = torch.empty_like(gates)
-        d_kept = torch.empty_like(initial)
-        carry = torch.zeros_like(initial)
-        by_gate = (*gates.shape[:3], 2, size)
-        views = (
-            d_hidden,
-            of_reset,
-            of_update_candidate.view(by_gate),
-            d_gates[..., :size],
-            d_gates[..., size:].view(by_gate),
-            d_gates[..., : 2 * size],
-            d_gates[..., 2 * size :],
-            reset,
-            update,
-        )
-        for frame in zip(*(reversed(view.unbind(1)) for view in views), strict=True):
-            d_now, factor_reset, factors, d_reset, d_by_gate, d_reset_update, d_candidate, reset_now, update_now = frame
-            d_now.add_(carry)
-            torch.mul(d_now[..., None, :], factors, out=d_by_gate)
-            candidate_link.add_carry(d_kept.zero_(), d_candidate)
-            torch.mul(d_kept, factor_reset, out=d_reset)
-            torch.mul(d_now, update_now, out=carry).addcmul_(d_kept, reset_now)
-            gates_link.add_carry(carry, d_reset_update)
-
+        loops = gpu_loops(gates)
+        run_back = _run_reset_before_back if loops is None else loops.gru_backward
+        d_gates, d_initial = run_back(gradients[0], gates, outputs, initial, recurrent)
+        into_gates, into_candidate = d_gates.split((2 * initial.shape[-1], initial.shape[-1]), -1)
         d_recurrent = torch.cat(
             (
-                gates_link.gradient(d_gates[..., : 2 * size], previous, ctx.product_type),
-                candidate_link.gradient(d_gates[..., 2 * size :], kept, ctx.product_type),
+                FullLink.gradient(into_gates, shifted(initial, outputs), ctx.product_type),
+                FullLink.gradient(into_candidate, kept, ctx.product_type),
             ),
             1,
         )
-        return d_recurrent, carry, *d_gates.to(ctx.projected_type).unbind(0)
+        return d_recurrent, d_initial, *d_gates.to(ctx.projected_type).unbind(0)
+
+
+def _run_reset_before(gates: Tensor, kept: Tensor, outputs: Tensor, initial: Tensor, recurrent: Tensor) -> None:
+    """In place: gates (K, S, B, 3H), in: projections, out: r, z, n; kept, outputs (K, S, B, H) are written."""
+    size = initial.shape[-1]
+    gates_link, candidate_link = map(FullLink, recurrent.split((2 * size, size), 1))
+    views = (gates[..., : 2 * size], *gates.split(size, -1), kept, outputs)
+    hidden = initial
+    for reset_update, reset, update, candidate, kept_now, output in zip(
+        *(view.unbind(1) for view in views), strict=True
+    ):
+        gates_link.add_product(reset_update, hidden)
+        reset_update.sigmoid_()
+        torch.mul(reset, hidden, out=kept_now)
+        candidate_link.add_product(candidate, kept_now)
+        candidate.tanh_()
+        hidden = torch.lerp(candidate, hidden, update, out=output)
+
+
+def _run_reset_before_back(
+    d_outputs: Tensor, gates: Tensor, outputs: Tensor, initial: Tensor, recurrent: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the pre-activations (K, S, B, 3H) and of the initial state (K, B, H)."""
+    size = initial.shape[-1]
+    previous = shifted(initial, outputs)
+    reset, update, candidate = gates.split(size, dim=-1)
+    gates_link, candidate_link = map(FullLink, recurrent.split((2 * size, size), 1))
+
+    # d(pre-activation) = factor * d(hidden), for r factor * d(r * h), for all frames at once.
+    of_reset = previous * reset * (1 - reset)
+    of_update_candidate = torch.empty_like(gates[..., size:])
+    of_update, of_candidate = of_update_candidate.split(size, -1)
+    torch.mul((previous - candidate).mul_(update), 1 - update, out=of_update)
+    torch.mul(1 - candidate.square(), 1 - update, out=of_candidate)
+
+    d_hidden = d_outputs.clone()
+    d_gates = torch.empty_like(gates)
+    d_kept = torch.empty_like(initial)
+    carry = torch.zeros_like(initial)
+    by_gate = (*gates.shape[:3], 2, size)
+    views = (
+        d_hidden,
+        of_reset,
+        of_update_candidate.view(by_gate),
+        d_gates[..., :size],
+        d_gates[..., size:].view(by_gate),
+        d_gates[..., : 2 * size],
+        d_gates[..., 2 * size :],
+        reset,
+        update,
+    )
+    for frame in zip(*(reversed(view.unbind(1)) for view in views), strict=True):
+        d_now, factor_reset, factors, d_reset, d_by_gate, d_reset_update, d_candidate, reset_now, update_now = frame
+        d_now.add_(carry)
+        torch.mul(d_now[..., None, :], factors, out=d_by_gate)
+        candidate_link.add_carry(d_kept.zero_(), d_candidate)
+        torch.mul(d_kept, factor_reset, out=d_reset)
+        torch.mul(d_now, update_now, out=carry).addcmul_(d_kept, reset_now)
+        gates_link.add_carry(carry, d_reset_update)
+    return d_gates, carry

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from asr.nn.cells import elementwise
-from asr.nn.cells.base import Cell, FullLink, product_type, recurrent_weight, shifted, stacked
+from asr.nn.cells.base import Cell, FullLink, gpu_loops, product_type, recurrent_weight, shifted, stacked
 
 Activation = Literal["tanh", "relu", "clipped_relu"]
 CLIP = 20.0  # of the clipped ReLU, Deep Speech 2, section 3.1
@@ -64,15 +64,11 @@ class _RnnLoop(torch.autograd.Function):
     @staticmethod
     def forward(ctx, activation: Activation, recurrent: Tensor, initial: Tensor, *projected: Tensor) -> Tensor:
         outputs = stacked(projected, recurrent)
-        link = FullLink(recurrent)
-        hidden = initial
-        for output in outputs.unbind(1):
-            link.add_product(output, hidden)
-            if activation == "tanh":
-                output.tanh_()
-            else:
-                output.clamp_(0.0, CLIP if activation == "clipped_relu" else None)
-            hidden = output
+        loops = gpu_loops(outputs) if activation == "clipped_relu" else None
+        if loops is not None:
+            loops.rnn_forward(outputs, initial, recurrent, CLIP)
+        else:
+            _run(activation, outputs, initial, FullLink(recurrent))
         ctx.save_for_backward(outputs, recurrent, initial)
         ctx.activation, ctx.projected_type, ctx.product_type = activation, projected[0].dtype, product_type(recurrent)
         return outputs
@@ -81,20 +77,41 @@ class _RnnLoop(torch.autograd.Function):
     def backward(ctx, *gradients: Tensor):
         outputs, recurrent, initial = ctx.saved_tensors
         link = FullLink(recurrent)
-        if ctx.activation == "tanh":
-            slope = 1 - outputs.square()
+        d_gates = gradients[0].clone(memory_format=torch.contiguous_format)  # d(hidden), then d(pre-activation)
+        loops = gpu_loops(outputs) if ctx.activation == "clipped_relu" else None
+        if loops is not None:
+            loops.rnn_backward(d_gates, outputs, recurrent, CLIP)
         else:
-            slope = (outputs > 0).to(outputs.dtype)
-            if ctx.activation == "clipped_relu":
-                slope.mul_(outputs < CLIP)
-        d_gates = gradients[0].clone()  # d(hidden) first, then d(pre-activation)
-        later = None
-        for d_gate, factor in zip(reversed(d_gates.unbind(1)), reversed(slope.unbind(1)), strict=True):
-            if later is not None:
-                link.add_carry(d_gate, later)
-            d_gate.mul_(factor)
-            later = d_gate
+            _run_back(ctx.activation, d_gates, outputs, link)
         d_initial = torch.zeros_like(initial)
         link.add_carry(d_initial, d_gates[:, 0])
         d_recurrent = link.gradient(d_gates, shifted(initial, outputs), ctx.product_type)
         return None, d_recurrent, d_initial, *d_gates.to(ctx.projected_type).unbind(0)
+
+
+def _run(activation: Activation, outputs: Tensor, initial: Tensor, link: FullLink) -> None:
+    """In place: outputs (K, S, B, H) holds the projections."""
+    hidden = initial
+    for output in outputs.unbind(1):
+        link.add_product(output, hidden)
+        if activation == "tanh":
+            output.tanh_()
+        else:
+            output.clamp_(0.0, CLIP if activation == "clipped_relu" else None)
+        hidden = output
+
+
+def _run_back(activation: Activation, d_gates: Tensor, outputs: Tensor, link: FullLink) -> None:
+    """In place: d_gates (K, S, B, H) holds d(hidden)."""
+    if activation == "tanh":
+        slope = 1 - outputs.square()
+    else:
+        slope = (outputs > 0).to(outputs.dtype)
+        if activation == "clipped_relu":
+            slope.mul_(outputs < CLIP)
+    later = None
+    for d_gate, factor in zip(reversed(d_gates.unbind(1)), reversed(slope.unbind(1)), strict=True):
+        if later is not None:
+            link.add_carry(d_gate, later)
+        d_gate.mul_(factor)
+        later = d_gate
