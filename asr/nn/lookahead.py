@@ -13,6 +13,9 @@ from asr.nn.masking import zero_padding
 class Lookahead(nn.Module):
     """r[t, i] = sum over j = 0..frames of W[i, j] h[t + j, i]: one filter for each unit, no bias.
 
+    It starts as the identity. Random filters, torch's default for a convolution, mix each frame with its neighbours
+    under random signs, which the net first has to undo: on AN4 that took most of a training.
+
     Args:
         size: units D.
         frames: future frames, tau; 0 is a plain scale.
@@ -21,8 +24,9 @@ class Lookahead(nn.Module):
     def __init__(self, size: int, frames: int) -> None:
         super().__init__()
         self.frames = frames
-        self.weight = nn.Parameter(torch.empty(size, frames + 1))
-        nn.init.uniform_(self.weight, -((frames + 1) ** -0.5), (frames + 1) ** -0.5)
+        self.weight = nn.Parameter(torch.zeros(size, frames + 1))
+        with torch.no_grad():
+            self.weight[:, 0] = 1.0
 
     def forward(self, hidden: Float[Tensor, "B S D"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B S D"]:
         """Mix each frame with its future; frames beyond an item's length count as 0."""

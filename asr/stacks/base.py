@@ -55,6 +55,9 @@ class Stack(nn.Module, ABC):
         """Give what the look-ahead still owes at the end of the utterance."""
         raise NotStreamable(self.not_streamable)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Told before each training step; for what changes in the course of a training, such as a slope."""
+
     def figures(self) -> dict[str, float]:
         """Figures of this stack's own that `asr stack` prints beside those of every stack, such as a path length."""
         return {}

@@ -100,7 +100,7 @@ class FullLink:
 
 
 def gpu_loops(like: Tensor) -> ModuleType | None:
-    """Time loops for a GPU, for the cells that cuDNN lacks; None where torch's operations have to do, frame by frame."""
+    """Time loops for a GPU, for the cells that cuDNN lacks; None: torch's operations, frame by frame, have to do."""
     if not like.is_cuda or like.dtype != torch.float32 or torch.compiler.is_compiling():
         return None
     try:
