@@ -74,8 +74,8 @@ class RecurrentOptions(StackOptions):
     merge: Literal["sum", "concat"] = Field("sum", description="how the two directions join; Deep Speech 2 sums")
     batch_norm: Literal["paper", "input", "none"] = Field(
         "paper",
-        description="paper: on W h, before U h (Deep Speech 2, section 3.2); input: on each layer's input but the first,"
-        " and on the last layer's output (deepspeech.pytorch)",
+        description="paper: on W h, before U h (Deep Speech 2, section 3.2); input: on each layer's input but the"
+        " first, and on the last layer's output (deepspeech.pytorch)",
     )
     lookahead_frames: NonNegativeInt = Field(0, description="future frames of the row convolution; forward-only nets")
     residual: Literal["none", "identity", "projection"] = Field(

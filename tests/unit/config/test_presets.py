@@ -1,6 +1,5 @@
 """Presets: every one composes with every recipe, and those of a paper carry its figures."""
 
-import itertools
 from pathlib import Path
 
 import pytest
@@ -27,12 +26,15 @@ def test_every_preset_composes(recipe: Path) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
 def test_every_model_composes_with_every_stack(recipe: Path) -> None:
-    choices = list(itertools.product(presets(recipe)["model"], presets(recipe)["stack"]))
-    assert len(choices) >= 12
-    for model, stack in choices:
-        own, swapped = load(recipe, [f"model={model}"]), load(recipe, [f"model={model}", f"stack={stack}"])
-        assert swapped.stack.num_layers == own.stack.num_layers
-        assert swapped.stack.hidden_size == own.stack.hidden_size
+    models, stacks = presets(recipe)["model"], presets(recipe)["stack"]
+    assert len(models) >= 6
+    assert len(stacks) >= 14
+    for model in models:
+        own = load(recipe, [f"model={model}"])
+        for stack in stacks:
+            swapped = load(recipe, [f"model={model}", f"stack={stack}"])
+            assert swapped.stack.num_layers == own.stack.num_layers
+            assert swapped.stack.hidden_size == own.stack.hidden_size
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
