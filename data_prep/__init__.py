@@ -59,7 +59,8 @@ def prepare(config: Config) -> dict[str, Path]:
         for name in missing:
             _write_split(folder / name, found[name], data, ledger)
         if len(ledger):
-            print(f"{data.corpus}: could not be used: {ledger.summary()}", file=sys.stderr)
+            again = f"what you mend there is read after: rm -r {folder}"
+            print(f"{data.corpus}: could not be used: {ledger.summary()}; {again}", file=sys.stderr)
     return {name: folder / name for name in names}
 
 
@@ -77,20 +78,20 @@ def check_splits(names: Sequence[str], known: Sequence[str], corpus: str) -> Non
             )
 
 
-def no_data(corpus: str, root: Path | None, expected: str, source: str) -> ConfigError:
+def no_data(corpus: str, data: Data, expected: str, source: str) -> ConfigError:
     """The error for a corpus that is not here, with the three ways on.
 
     Args:
         corpus: its name.
-        root: where it was looked for.
+        data: says where it was looked for.
         expected: what that folder should hold.
         source: what `data.download=true` fetches, and its size.
     """
-    got = "data.root is not set" if root is None else f"data.root={root} does not hold it (expected {expected})"
+    got = "data.root is not set" if data.root is None else f"data.root={data.root} does not hold it all"
     return ConfigError(
         f"the {corpus} corpus is not here: {got}. Three ways on:\n"
         f"  data.root=FOLDER      a folder with {expected}\n"
-        f"  data.download=true    fetches {source}\n"
+        f"  data.download=true    without data.root; fetches {source} into data.cache={data.cache}\n"
         f"  data=embedded         trains on speech made on this machine instead, without any download"
     )
 

@@ -69,7 +69,7 @@ def _locate(data: Data, work: Path) -> Path:
             unpack(archive, work)
         if is_unpacked(archive, work):
             return work / "an4"
-    raise no_data("an4", data.root, EXPECTED, f"64 MB from {URL}")
+    raise no_data("an4", data, EXPECTED, f"64 MB from {URL}")
 
 
 def _from_manifest(path: Path) -> tuple[list[Utterance], list[Utterance]]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from asr.audio.header import AudioError
@@ -42,6 +42,17 @@ MD5 = {
     "dev-clean-2": "6d7ab67ac6a1d2c993d050e16d61080d",
 }
 PARTS = (*SHA256, *MD5)
+MEGABYTES = {  # of the archives, as OpenSLR states them
+    "train-clean-100": 6300,
+    "train-clean-360": 23000,
+    "train-other-500": 30000,
+    "dev-clean": 337,
+    "dev-other": 314,
+    "test-clean": 346,
+    "test-other": 328,
+    "train-clean-5": 332,
+    "dev-clean-2": 126,
+}
 
 _LINE = re.compile(rb"(?P<id>\d+-\d+-\d+)(?: +(?P<text>.*))?")
 
@@ -49,58 +60,92 @@ _LINE = re.compile(rb"(?P<id>\d+-\d+-\d+)(?: +(?P<text>.*))?")
 def splits(data: Data, names: Sequence[str], work: Path, ledger: Ledger) -> dict[str, list[Utterance]]:
     """The utterances of the parts in `names`; see `data_prep`."""
     check_splits(names, PARTS, "librispeech")
-    folders = {name: _locate(data, name, work) for name in names}
-    transcripts = {name: sorted(folder.rglob("*.trans.txt")) for name, folder in folders.items()}
+    folders = _locate(data, names, work)
+    chapters = {name: sorted({file.parent for file in _files(folder)}) for name, folder in folders.items()}
     found: dict[str, list[Utterance]] = {name: [] for name in names}
-    with progress_bar("librispeech: chapters", sum(map(len, transcripts.values()))) as progress:
-        for name, paths in transcripts.items():
+    with progress_bar("librispeech: chapters", sum(map(len, chapters.values()))) as progress:
+        for name, paths in chapters.items():
             for path in paths:
-                found[name] += _chapter(path, lambda drop, name=name: ledger.add(drop, name))
+                found[name] += _chapter(path, name, ledger)
                 progress(1)
     return found
 
 
-def _locate(data: Data, part: str, work: Path) -> Path:
-    """The folder of a part."""
-    if data.root:
-        for folder in (data.root / part, data.root / "LibriSpeech" / part):
-            if any(folder.glob("*/*/*.trans.txt")):
-                return folder.absolute()
-    else:
-        archive = work / f"{part}.tar.gz"
-        if data.download and not is_unpacked(archive, work):
-            resource = f"{12 if part in SHA256 else 31}/{archive.name}"
-            mirrors = [f"{mirror}/{resource}" for mirror in MIRRORS]
-            download(f"{URL}/{resource}", archive, sha256=SHA256.get(part), md5=MD5.get(part), mirrors=mirrors)
-            unpack(archive, work)
-        if is_unpacked(archive, work):
-            return (work / "LibriSpeech" / part).absolute()
-    source = f"{part}.tar.gz (0.1 to 30 GB a part) from {URL}"
-    raise no_data("librispeech", data.root, f"LibriSpeech/{part}/SPEAKER/CHAPTER/*.flac", source)
+def _locate(data: Data, names: Sequence[str], work: Path) -> dict[str, Path]:
+    """The folder of each part."""
+    if data.download and data.root is None:
+        for name in names:
+            archive = work / f"{name}.tar.gz"
+            if not is_unpacked(archive, work):
+                resource = f"{12 if name in SHA256 else 31}/{archive.name}"
+                mirrors = [f"{mirror}/{resource}" for mirror in MIRRORS]
+                download(f"{URL}/{resource}", archive, sha256=SHA256.get(name), md5=MD5.get(name), mirrors=mirrors)
+                unpack(archive, work)
+    folders, missing = {}, []
+    for name in names:
+        if data.root:
+            candidates = [data.root / name, data.root / "LibriSpeech" / name]
+        else:
+            candidates = [work / "LibriSpeech" / name] if is_unpacked(work / f"{name}.tar.gz", work) else []
+        folder = next((candidate for candidate in candidates if any(_files(candidate))), None)
+        if folder is None:
+            missing.append(name)
+        else:
+            folders[name] = folder.absolute()
+    if missing:
+        gigabytes = sum(MEGABYTES[name] for name in missing) / 1000
+        raise no_data(
+            "librispeech",
+            data,
+            f"LibriSpeech/PART/SPEAKER/CHAPTER/*.flac and *.trans.txt; PART: {', '.join(missing)}",
+            f"{', '.join(missing)} ({gigabytes:.1f} GB) from {URL}",
+        )
+    return folders
 
 
-def _chapter(path: Path, drop: Callable[[Drop], None]) -> list[Utterance]:
-    """Read `SPEAKER-CHAPTER.trans.txt`, lines such as `84-121123-0000 GO DO YOU HEAR`."""
-    audio = {file.stem: file for file in sorted(path.parent.glob("*.flac"))}
+def _files(folder: Path) -> Iterator[Path]:
+    """The audio and the transcripts of a part."""
+    return (file for file in folder.rglob("*") if file.suffix == ".flac" or file.name.endswith(".trans.txt"))
+
+
+def _chapter(folder: Path, part: str, ledger: Ledger) -> list[Utterance]:
+    """Read a folder's audio and its `SPEAKER-CHAPTER.trans.txt`, lines such as `84-121123-0000 GO DO YOU HEAR`."""
+
+    def drop(name: str, reason: str, detail: str) -> None:
+        ledger.add(Drop(name, reason, detail), part)
+
+    audio = {file.stem: file for file in sorted(folder.glob("*.flac"))}
+    transcripts = sorted(folder.glob("*.trans.txt"))
     utterances = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        match = _LINE.fullmatch(line.rstrip())
-        if not match:
-            raise DataError(f"{path}:{number}: got {line[:60]!r}, expected a name such as 84-121123-0000 and its text")
-        name, text = match["id"].decode(), match["text"] or b""
-        file = audio.pop(name, None)
-        try:
-            if file is None:
-                drop(Drop(name, Reason.MISSING, f"{path}:{number} names it; {name}.flac is not beside it"))
-            elif not text:
-                drop(Drop(name, Reason.EMPTY_TEXT, f"{path}:{number} has no text"))
-            else:
-                seconds = audio_info(file).seconds
-                utterances.append(Utterance(name, str(file), text.decode(), seconds, name.partition("-")[0]))
-        except AudioError as error:
-            drop(Drop(name, error.reason, str(error)))
-        except UnicodeDecodeError as error:
-            drop(Drop(name, Reason.NOT_UTF8, f"{path}:{number}: {error}"))
+    for path in transcripts:
+        for number, line in enumerate(_lines(path), 1):
+            match = _LINE.fullmatch(line.rstrip())
+            if not match:
+                raise DataError(
+                    f"{path}:{number}: got {line[:60]!r}, expected a name such as 84-121123-0000 and its text"
+                )
+            name, text = match["id"].decode(), match["text"] or b""
+            file = audio.pop(name, None)
+            try:
+                if file is None:
+                    drop(name, Reason.MISSING, f"{path}:{number} names it; {name}.flac is not beside it")
+                elif not text:
+                    drop(name, Reason.EMPTY_TEXT, f"{path}:{number} has no text")
+                else:
+                    seconds = audio_info(file).seconds
+                    utterances.append(Utterance(name, str(file), text.decode(), seconds, name.partition("-")[0]))
+            except AudioError as error:
+                drop(name, error.reason, str(error))
+            except UnicodeDecodeError as error:
+                drop(name, Reason.NOT_UTF8, f"{path}:{number}: {error}")
+    searched = ", ".join(path.name for path in transcripts) or "*.trans.txt, of which there is none,"
     for name, file in audio.items():
-        drop(Drop(name, Reason.EMPTY_TEXT, f"{file}: no line of {path.name} names it"))
+        drop(name, Reason.NO_TRANSCRIPT, f"{file}: no line of {searched} names it")
     return utterances
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from asr.data.ledger import Reason
 from asr.data.shards import ShardReader
+from asr.errors import DataError
 from asr.types import Drop
 
 
@@ -54,6 +56,21 @@ class Corpus:
         where = int(self._where[index])
         part = bisect.bisect_right(self._starts, where) - 1
         return self.readers[part].audio(where - self._starts[part])
+
+    def audio_or_drop(self, index: int) -> NDArray[np.float32] | Drop:
+        """Decode one utterance, or say what is wrong with it."""
+        try:
+            return self.audio(index)
+        except DataError as error:
+            return Drop(self.ids[index], getattr(error, "reason", Reason.UNREADABLE), str(error))
+
+    def split_of(self, utterance_id: str) -> str:
+        """The name of the folder of shards that has an utterance, left out or not; of several the first."""
+        return self._splits[utterance_id]
+
+    @cached_property
+    def _splits(self) -> dict[str, str]:
+        return {name: reader.folder.name for reader in reversed(self.readers) for name in reader.ids}
 
     def keep(self, indices: NDArray[np.int64]) -> None:
         """Leave out all utterances but these."""

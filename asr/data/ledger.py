@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections import Counter
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
+from typing import BinaryIO
 
 from asr.errors import DataError
 from asr.types import Drop
@@ -15,6 +18,7 @@ class Reason(StrEnum):
     """Why an utterance cannot be used."""
 
     MISSING = "missing"  # the transcript names audio that is not there
+    NO_TRANSCRIPT = "no_transcript"  # nothing says what the audio holds
     UNREADABLE = "unreadable"
     TRUNCATED = "truncated"
     NON_FINITE = "non_finite"
@@ -30,8 +34,9 @@ class Reason(StrEnum):
 class Ledger:
     """Append-only JSON lines {"id", "reason", "detail", "source"}; each line is written as it comes.
 
-    What a file holds already is read first and not entered again, so that a job that is repeated or resumed counts
-    each utterance once.
+    Several processes may enter in one file: each takes a lock and first reads what the others have entered. What the
+    file holds already is not entered again, so that ranks which meet the same utterance, and a job that is repeated or
+    resumed, count it once. A last line that was cut off when its writer was killed makes way for the next one.
 
     Args:
         path: the file; made with the first entry, so that a ledger without entries leaves no file.
@@ -43,25 +48,35 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._reasons: dict[tuple[str, str], Reason] = {}  # (source, id) -> reason
-        self._torn = False
+        self._bytes = self._lines = 0  # read or written so far
         if path.exists():
-            self._read()
+            with path.open("rb") as handle:
+                self._catch_up(handle)
 
-    def add(self, drop: Drop, source: str = "") -> None:
-        """Enter an utterance; `source` says which list it stood in, such as a split or a manifest."""
+    def add(self, drop: Drop, source: str = "") -> bool:
+        """Enter an utterance; `source` says which list it stood in, such as a split or a manifest.
+
+        Returns:
+            Whether it is new: False if it stands there already, whoever entered it.
+        """
         reason = Reason(drop.reason)
-        if self._reasons.get((source, drop.id)) is reason:
-            return
-        self._reasons[source, drop.id] = reason
         entry = {"id": drop.id, "reason": reason.value, "detail": drop.detail, "source": source}
-        line = "\n" * self._torn + json.dumps(entry, ensure_ascii=False) + "\n"
+        line = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as handle:
-                handle.write(line.encode())
+            with self.path.open("a+b") as handle:
+                with suppress(OSError):  # some network file systems have no locks: a line may be there twice then
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+                rest = self._catch_up(handle)
+                if self._reasons.get((source, drop.id)) is reason:
+                    return False
+                if rest:
+                    handle.truncate(self._bytes)
+                handle.write(line)
         except OSError as error:
             raise DataError(f"{self.path}: cannot be written: {error.strerror}; make room and run again") from error
-        self._torn = False
+        self._enter(line)
+        return True
 
     def counts(self) -> dict[Reason, int]:
         """Reason -> utterances, the commonest first."""
@@ -77,18 +92,24 @@ class Ledger:
         """Utterances in the ledger."""
         return len(self._reasons)
 
-    def _read(self) -> None:
-        lines = self.path.read_bytes().split(b"\n")
-        for number, line in enumerate(lines, 1):
-            try:
-                entry = json.loads(line) if line else None
-                if entry is not None:
-                    self._reasons[str(entry.get("source", "")), str(entry["id"])] = Reason(entry["reason"])
-            except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-                if number == len(lines):  # cut off when its writer was killed; add() starts a new line after it
-                    self._torn = True
-                    return
-                raise DataError(
-                    f"{self.path}:{number}: not a ledger line: got {line[:80]!r}, expected "
-                    '{"id", "reason", "detail", "source"} as JSON; move the file away to start a new ledger'
-                ) from error
+    def _catch_up(self, handle: BinaryIO) -> bytes:
+        """Take in the lines that are new in the file; gives what comes after the last line's end."""
+        handle.seek(self._bytes)
+        *lines, rest = handle.read().split(b"\n")
+        for line in lines:
+            self._enter(line + b"\n")
+        return rest
+
+    def _enter(self, line: bytes) -> None:
+        self._bytes += len(line)
+        self._lines += 1
+        if not line.strip():
+            return
+        try:
+            entry = json.loads(line)
+            self._reasons[str(entry.get("source", "")), str(entry["id"])] = Reason(entry["reason"])
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+            raise DataError(
+                f"{self.path}:{self._lines}: not a ledger line: got {line.rstrip()[:80]!r}, expected "
+                '{"id", "reason", "detail", "source"} as JSON; move the file away to start a new ledger'
+            ) from error

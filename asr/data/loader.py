@@ -13,9 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from asr.audio.augment import Perturbation
 from asr.data.corpus import Corpus
-from asr.data.ledger import Reason
 from asr.data.plan import BatchPlan
-from asr.errors import DataError
 from asr.types import Batch, Drop
 
 SILENT_STAND_IN_SAMPLES = 1  # a rank or batch with nothing to do gets one item of this many padding samples
@@ -58,13 +56,11 @@ class BatchDataset(Dataset[Batch]):
             self._epoch, self._batches = epoch, self.plan.batches(epoch)
         items, dropped = [], []
         for index in self._batches[step][self.rank :: self.world_size]:
-            seed = utterance_seed(self.seed, epoch, self.corpus.ids[index])
-            try:
-                audio = self.corpus.audio(index)
-            except DataError as error:
-                reason = getattr(error, "reason", Reason.UNREADABLE)
-                dropped.append(Drop(self.corpus.ids[index], reason, str(error)))
+            audio = self.corpus.audio_or_drop(index)
+            if isinstance(audio, Drop):
+                dropped.append(audio)
                 continue
+            seed = utterance_seed(self.seed, epoch, self.corpus.ids[index])
             if self.perturbation is not None:
                 audio = self.perturbation(audio, seed)
             items.append((index, audio, seed))

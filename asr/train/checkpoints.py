@@ -14,8 +14,8 @@ import lightning
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
-from asr import checkpoint
-from asr.config import Config
+from asr.checkpoint import CONFIG, TRAINER, WEIGHTS, read_index, save, verify, write_index
+from asr.config import Config, from_yaml
 from asr.errors import CheckpointError
 from asr.text.tokenizer import Tokenizer
 from asr.train.task import CtcTask
@@ -41,36 +41,49 @@ class FolderIO(CheckpointIO):
             checkpoint = {**checkpoint, "state_dict": {}}  # resuming takes them from the weights for use
         else:
             weights |= self.task.average.tensors
-        _folder_save(Path(path), weights, self.config, self.tokenizer, self.provenance(), checkpoint)
+        if not Path(path).exists():  # else the same step is saved twice, at an epoch's end and by a signal
+            save(
+                Path(path),
+                weights=weights,
+                config=self.config,
+                tokenizer=self.tokenizer,
+                provenance=self.provenance(),
+                trainer=checkpoint,
+            )
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         from safetensors.torch import load_file
 
         folder = Path(path)
-        checkpoint.verify(folder)
-        if not (folder / checkpoint.TRAINER).is_file():
-            raise CheckpointError(f"{folder}: holds no {checkpoint.TRAINER}: it can be decoded with, not resumed")
-        state = torch.load(folder / checkpoint.TRAINER, map_location=map_location, weights_only=True)
+        verify(folder)
+        if not (folder / TRAINER).is_file():
+            raise CheckpointError(f"{folder}: holds no {TRAINER}: it can be decoded with, not resumed")
+        state = torch.load(folder / TRAINER, map_location=map_location, weights_only=True)
         if not state["state_dict"]:
-            weights = load_file(folder / checkpoint.WEIGHTS)
+            weights = load_file(folder / WEIGHTS)
             state["state_dict"] = {f"model.{name}": tensor for name, tensor in weights.items()}
+        misfit = self._misfit(
+            state["state_dict"], from_yaml((folder / CONFIG).read_text(), source=str(folder / CONFIG))
+        )
+        if misfit:
+            raise CheckpointError(f"{folder}: cannot be resumed with other settings: {misfit}; see its {CONFIG}")
         return state
+
+    def _misfit(self, weights: dict[str, torch.Tensor], config: Config) -> str:
+        """What the checkpoint's weights or `config` have that the run's settings do not allow; empty if nothing."""
+        now = {name: tuple(tensor.shape) for name, tensor in self.task.state_dict().items()}
+        before = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        for name in sorted(before.keys() | now.keys()):
+            if before.get(name) != now.get(name):
+                return f"got {now.get(name, 'nothing')} for {name}, expected {before.get(name, 'nothing')}"
+        if config.optim.name != self.config.optim.name:
+            return f"got optim.name={self.config.optim.name}, expected {config.optim.name}"
+        if bool(config.optim.ema_decay) != bool(self.config.optim.ema_decay):
+            return f"got optim.ema_decay={self.config.optim.ema_decay}, expected {config.optim.ema_decay}"
+        return ""
 
     def remove_checkpoint(self, path: Any) -> None:
         shutil.rmtree(path)
-
-
-def _folder_save(
-    folder: Path,
-    weights: dict[str, Any],
-    config: Config,
-    tokenizer: Tokenizer,
-    provenance: dict[str, Any],
-    trainer: dict[str, Any],
-) -> None:
-    if folder.exists():  # the same step saved twice, at an epoch's end and by a signal
-        return
-    checkpoint.save(folder, weights=weights, config=config, tokenizer=tokenizer, provenance=provenance, trainer=trainer)
 
 
 class RunCheckpoints(lightning.Callback):
@@ -115,12 +128,12 @@ class RunCheckpoints(lightning.Callback):
         trainer.save_checkpoint(self.run / name)
         if not trainer.is_global_zero:
             return
-        index = checkpoint.read_index(self.run)
+        index = read_index(self.run)
         last = [kept for kept in index.get("kept", []) if kept != name] + [name]
         if value is not None and value < index.get("best_wer", float("inf")):
             index |= {"best": name, "best_wer": value}
         keep = set(last[-self.keep_last :]) | {index.get("best", name)}
-        checkpoint.write_index(self.run, index | {"last": name, "kept": [kept for kept in last if kept in keep]})
+        write_index(self.run, index | {"last": name, "kept": [kept for kept in last if kept in keep]})
         for stale in set(last) - keep:
             shutil.rmtree(self.run / stale, ignore_errors=True)
 

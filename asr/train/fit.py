@@ -9,7 +9,8 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
-from rich.console import Console
+from numpy.typing import NDArray
 
 import asr
 from asr import checkpoint, model
@@ -31,14 +32,27 @@ from asr.data.loader import BatchDataset, BatchLoader
 from asr.data.plan import BatchPlan
 from asr.decode.evaluate import evaluate_corpus, print_report
 from asr.decode.recognizer import Recognizer
-from asr.errors import ConfigError
+from asr.errors import ConfigError, DataError
 from asr.model import SpeechModel
 from asr.text.tokenizer import Tokenizer, build_tokenizer
 from asr.train.checkpoints import FolderIO, Interrupted, RunCheckpoints
+from asr.train.left_out import LeftOut, leave_out
 from asr.train.progress import ProgressLine
 from asr.train.task import CtcTask
+from asr.types import Drop
 
 NORMALIZATION_UTTERANCES = 1000  # enough for a mean and variance of each bin to three digits
+
+# Warnings of Lightning's and torch's that tell a user nothing.
+_IRRELEVANT = (
+    "does not have many workers",
+    "not part of single contig",
+    "LeafSpec",
+    "smaller than the logging interval",
+    "`broadcast_buffers` is deprecated",  # its successor would still send the buffers around at the start
+    "Grad strides do not match bucket view strides",
+    "sync_dist=True",  # error rates are summed over ranks before they are logged
+)
 
 
 def fit(config: Config, folders: Mapping[str, Path], run: Path) -> None:
@@ -56,7 +70,7 @@ def fit(config: Config, folders: Mapping[str, Path], run: Path) -> None:
     tokenizer = _tokenizer(config, train_corpus, run)
     speech_model = model.build(config, tokenizer.num_tokens)
     _drop_unusable(config, train_corpus, tokenizer, speech_model, ledger)
-    speech_model.features.fit_normalization(_sample(train_corpus, config.seed))
+    speech_model.features.fit_normalization(_sample(train_corpus, config.seed, ledger))
 
     world_size = config.trainer.devices * config.trainer.num_nodes
     loaders = _loaders(config, train_corpus, validation, tokenizer, world_size)
@@ -72,25 +86,37 @@ def fit(config: Config, folders: Mapping[str, Path], run: Path) -> None:
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )
-    _describe(config, speech_model, tokenizer, train_corpus, validation, steps_per_epoch)
+    _describe(
+        config,
+        run,
+        speech_model,
+        tokenizer,
+        train_corpus,
+        validation,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
 
     callbacks = [
         RunCheckpoints(run, every_steps=config.trainer.checkpoint_every_steps, keep_last=config.trainer.keep_last),
         ProgressLine(config.trainer.log_every_steps),
+        LeftOut(ledger, train_corpus, validation),
     ]
     trainer = _trainer(config, run, task, tokenizer, callbacks)
     index = checkpoint.read_index(run) if config.resume else {}
     resume_from = run / index["last"] if "last" in index else None
+    if config.resume and resume_from is None and not _rank():
+        print(f"resume=true: {run} holds no checkpoint; training begins at step 0", file=sys.stderr)
     try:
         trainer.fit(task, loaders[0], loaders[1], ckpt_path=resume_from)
     except Interrupted as stopped:
         print(f"stopped by {stopped}; to go on, add: run_dir={run} resume=true", file=sys.stderr)
         sys.exit(128 + stopped.signal_number)
     if trainer.is_global_zero:
-        _test(config, folders, run)
+        _test(config, folders, run, ledger)
 
 
-def _test(config: Config, folders: Mapping[str, Path], run: Path) -> None:
+def _test(config: Config, folders: Mapping[str, Path], run: Path, ledger: Ledger) -> None:
     """Evaluate the best checkpoint on each test split; write results.json and a line for each utterance."""
     recognizer = Recognizer(checkpoint.load(run))
     results = {}
@@ -100,22 +126,34 @@ def _test(config: Config, folders: Mapping[str, Path], run: Path) -> None:
         evaluation.write(run / f"test-{name}.jsonl")
         results[name] = evaluation.summary()
         print_report(name, evaluation)
+        for index, utterance in enumerate(corpus.ids):
+            drop = corpus.audio_or_drop(index) if utterance in evaluation.failures else None
+            if isinstance(drop, Drop):
+                leave_out(ledger, drop, name)
     (run / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print(f"run folder: {run}")
 
 
 def _set_up_process(config: Config) -> None:
     """Threads, determinism, and warnings that say nothing to a user."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    # A step's products are small: two threads make 1.7 times the speed of one, and more than four wait for each other.
-    threads = config.trainer.threads or max(1, min(4, cores // config.trainer.devices))
-    torch.set_num_threads(threads)
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    elif "OMP_NUM_THREADS" not in os.environ:  # which torch has followed already
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        # A step's products are small: two threads are 1.7 times as fast as one, and more than four wait for each other.
+        torch.set_num_threads(max(1, min(4, cores // config.trainer.devices)))
     _keep_freed_memory()
     torch.use_deterministic_algorithms(config.trainer.deterministic)
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU; no effect on a CPU
-    warnings.filterwarnings("ignore", ".*does not have many workers.*|.*not part of single contig.*|.*LeafSpec.*")
+    for message in _IRRELEVANT:
+        warnings.filterwarnings("ignore", f".*{message}")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices, advertisements
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+
+
+def _rank() -> int:
+    """This process's number in the run, as torchrun or Lightning has told it; known before the trainer is made."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
 
 
 def _keep_freed_memory() -> None:
@@ -153,21 +191,31 @@ def _drop_unusable(
         fastest_speed=max(config.augment.speeds),
     )
     for drop in drops:
-        ledger.add(drop)
-    if drops:
-        print(f"left out {len(drops)} of {len(drops) + len(corpus)} training utterances: {ledger.summary()}")
+        ledger.add(drop, corpus.split_of(drop.id))
+    if drops and not _rank():
+        reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(drop.reason for drop in drops).most_common())
+        total = len(drops) + len(corpus)
+        print(f"left out {len(drops)} of {total} training utterances: {reasons}; {ledger.path} names each")
 
 
-def _sample(corpus: Corpus, seed: int) -> Sequence[Any]:
+def _sample(corpus: Corpus, seed: int, ledger: Ledger) -> Iterator[NDArray[np.float32]]:
     """Audio of some utterances, the same on every rank, for the features' mean and variance."""
-    count = min(len(corpus), NORMALIZATION_UTTERANCES)
-    return [corpus.audio(int(i)) for i in np.random.default_rng(seed).permutation(len(corpus))[:count]]
+    order, usable = np.random.default_rng(seed).permutation(len(corpus))[:NORMALIZATION_UTTERANCES], 0
+    for index in order:
+        audio = corpus.audio_or_drop(int(index))
+        if isinstance(audio, Drop):
+            leave_out(ledger, audio, corpus.split_of(audio.id))
+        else:
+            usable += 1
+            yield audio
+    if len(order) and not usable:
+        raise DataError(f"none of {len(order)} training utterances can be read; {ledger.path} says why")
 
 
 def _loaders(
     config: Config, train: Corpus, validation: Corpus, tokenizer: Tokenizer, world_size: int
 ) -> tuple[BatchLoader, BatchLoader]:
-    data, rank = config.data, int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
+    data, rank = config.data, _rank()
     batch_samples = int(data.batch_seconds * data.sample_rate_hz)
     augment = config.augment
     perturbation = Perturbation(augment.speeds, augment.gain_db, data.sample_rate_hz)
@@ -262,16 +310,26 @@ def _bf16(precision: str, on_gpu: bool) -> bool:
 
 
 def _describe(
-    config: Config, speech_model: SpeechModel, tokenizer: Tokenizer, train: Corpus, validation: Corpus, steps: int
+    config: Config,
+    run: Path,
+    speech_model: SpeechModel,
+    tokenizer: Tokenizer,
+    train: Corpus,
+    validation: Corpus,
+    *,
+    steps_per_epoch: int,
+    total_steps: int,
 ) -> None:
-    if int(os.environ.get("LOCAL_RANK", 0)):
+    """Say what is about to be trained, on what, and where it goes."""
+    if _rank():
         return
-    parameters = sum(p.numel() for p in speech_model.parameters())
-    Console().print(
-        f"{config.stack.name} model, {parameters / 1e6:.2f} M parameters, {tokenizer.num_tokens} tokens, "
-        f"{1000 * speech_model.frame_seconds:.0f} ms frames; "
-        f"train {len(train)} utterances, {train.seconds / 3600:.2f} h; "
-        f"validation {len(validation)}, {validation.seconds / 3600:.2f} h; "
-        f"{steps} steps an epoch, {config.trainer.max_epochs} epochs, torch {version('torch')}",
-        highlight=False,
+    parameters = sum(p.numel() for p in speech_model.parameters()) / 1e6
+    frame_milliseconds = 1000 * speech_model.frame_seconds
+    print(
+        f"model: {config.stack.name}, {parameters:.2f} M parameters, {tokenizer.num_tokens} tokens, "
+        f"{frame_milliseconds:.0f} ms frames, torch {version('torch')}\n"
+        f"data: train {len(train)} utterances, {train.seconds / 3600:.2f} h; "
+        f"validation {len(validation)}, {validation.seconds / 3600:.2f} h\n"
+        f"training: {total_steps} steps, {steps_per_epoch} an epoch; Ctrl-C saves and stops; run folder: {run}",
+        flush=True,
     )

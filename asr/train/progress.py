@@ -22,6 +22,8 @@ class ProgressLine(lightning.Callback):
         self.every_steps = every_steps
         self.bar: Progress | None = None
         self.validation = ""
+        self.validation_start = 0.0
+        self.figures: dict[str, float] = {}  # of the last `every_steps` steps
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._reset()
@@ -32,7 +34,7 @@ class ProgressLine(lightning.Callback):
         self.bar = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[figures]}"))
         if self.bar.console.is_terminal:
             self.bar.start()
-        total = trainer.max_epochs * trainer.num_training_batches if trainer.max_epochs else None
+        total = trainer.estimated_stepping_batches
         self.row = self.bar.add_task("", total=total, completed=trainer.global_step, figures="")
 
     def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -45,30 +47,30 @@ class ProgressLine(lightning.Callback):
         self.seconds += batch.seconds
         self.losses.append(outputs["loss"].detach())
         if trainer.global_step % self.every_steps == 0:
-            figures = self._figures(trainer)
-            pl_module.log_dict(figures, batch_size=1)
-            self._show(trainer, figures)
+            self.figures = self._figures(trainer)
+            pl_module.log_dict(self.figures, batch_size=1)
+            self._show(trainer, self.figures)
             self._reset()
         elif self.bar is not None:
             self.bar.update(self.row, completed=trainer.global_step)
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.validation_start = time.perf_counter()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         metrics = trainer.callback_metrics
         if "validation/wer" in metrics:
             self.validation = f"WER {100 * float(metrics['validation/wer']):.2f} %"
-        self.last_end = time.perf_counter()  # validation is not waiting for data
+        self.last_end = time.perf_counter()  # validation is neither training nor waiting for data
+        self.start += self.last_end - self.validation_start
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self.bar is not None and not self.bar.console.is_terminal:
-            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            epoch, nan = trainer.current_epoch + 1, float("nan")
-            print(
-                f"epoch {epoch}/{trainer.max_epochs} step {trainer.global_step}: "
-                f"loss {metrics.get('train/loss', nan):.3f}, {self.validation}, "
-                f"{metrics.get('train/audio_hours_per_hour', nan):.0f} audio hours/hour, "
-                f"{100 * metrics.get('train/waiting_share', nan):.0f} % waiting for data",
-                flush=True,
-            )
+            figures = self._figures(trainer) if self.losses else self.figures
+            if figures:  # not if the run was resumed between the epoch's last step and its end
+                text = ", ".join(self._words(figures, "audio hours/hour", "waiting for data"))
+                epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+                print(f"{epoch} step {trainer.global_step}: {text}", flush=True)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if self.bar is not None:
@@ -87,12 +89,17 @@ class ProgressLine(lightning.Callback):
             "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
         }
 
+    def _words(self, figures: dict[str, float], hours: str, waiting: str) -> list[str]:
+        return [
+            f"loss {figures['train/loss']:.3f}",
+            *([self.validation] if self.validation else []),
+            f"{figures['train/audio_hours_per_hour']:.0f} {hours}",
+            f"{100 * figures['train/waiting_share']:.0f} % {waiting}",
+        ]
+
     def _show(self, trainer: lightning.Trainer, figures: dict[str, float]) -> None:
         if self.bar is None:
             return
-        text = (
-            f"loss {figures['train/loss']:.3f}  {self.validation}  {figures['train/audio_hours_per_hour']:.0f} h/h  "
-            f"{100 * figures['train/waiting_share']:.0f} % waiting"
-        )
         description = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        text = "  ".join(self._words(figures, "h/h", "waiting"))  # all of it fits 80 columns
         self.bar.update(self.row, description=description, completed=trainer.global_step, figures=text)

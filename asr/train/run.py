@@ -30,8 +30,12 @@ def main(recipe_file: str, prepare: Prepare) -> None:
 
 def train(config: Config, prepare: Prepare) -> Path:
     """Prepare the data, train, evaluate; gives the run folder."""
+    for key in ("train", "validation"):
+        if not getattr(config.data, key):
+            raise ConfigError(f"data.{key}=[]: expected at least one split")
     run = _run_folder(config)
     folders = _prepare_once(config, prepare)
+    _begin(config, run)
     from asr.train.fit import fit  # torch and Lightning, some seconds
 
     fit(config, folders, run)
@@ -39,7 +43,7 @@ def train(config: Config, prepare: Prepare) -> Path:
 
 
 def _run_folder(config: Config) -> Path:
-    """Make the run folder, with the full configuration and the command in it; one for all ranks."""
+    """Choose the run folder, one for all ranks."""
     if config.run_dir is not None:
         run = config.run_dir
     elif config.resume:
@@ -48,20 +52,38 @@ def _run_folder(config: Config) -> Path:
         # Ranks are started with the first one's environment; torchrun's ranks share its run id.
         name = os.environ.get("TORCHELASTIC_RUN_ID") or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         run = Path(os.environ.setdefault("ASR_RUN_DIR", f"runs/{config.recipe}/{name}"))
-    if not config.resume and (run / "checkpoints.json").exists() and not int(os.environ.get("LOCAL_RANK", 0)):
+    if not config.resume and (run / "checkpoints.json").exists() and _is_first_here():
         raise ConfigError(
             f"run_dir={run}: holds a run already; resume=true goes on with it, another folder starts anew"
         )
-    run.mkdir(parents=True, exist_ok=True)
+    return run
+
+
+def _is_first_here() -> bool:
+    """Whether this process is the first, or the only one, of the run's on this machine."""
+    return not int(os.environ.get("LOCAL_RANK", 0))
+
+
+def _begin(config: Config, run: Path) -> None:
+    """Make the run folder, with the full configuration and the command in it."""
+    _make_folder("run_dir", run)
+    if not _is_first_here():
+        return
     (run / "config.yaml").write_text(to_yaml(config))
     with (run / "command.txt").open("a") as handle:
         handle.write(" ".join([sys.executable, *sys.argv]) + "\n")
-    return run
+
+
+def _make_folder(key: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{key}={folder}: the folder cannot be made: {error.strerror}; choose another one") from error
 
 
 def _prepare_once(config: Config, prepare: Prepare) -> Mapping[str, Path]:
     """Prepare the data; of several ranks on a machine the first does it and the others find it done."""
-    config.data.cache.mkdir(parents=True, exist_ok=True)
+    _make_folder("data.cache", config.data.cache)
     with (config.data.cache / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return prepare(config)

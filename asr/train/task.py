@@ -74,6 +74,7 @@ class CtcTask(lightning.LightningModule):
         )
         for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
             group["lr"] = rate
+        self.model.stack.set_epoch(self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         log_probs, lengths = self.model(batch.audio, batch.audio_lengths, batch.seeds)
@@ -111,7 +112,8 @@ class CtcTask(lightning.LightningModule):
         for name, edits in zip(("wer", "cer"), self.edits, strict=True):
             counts = torch.tensor([edits.total, edits.reference_length], device=self.device, dtype=torch.float64)
             total, length = sum_over_ranks(counts).tolist()
-            self.log(f"validation/{name}", total / max(1.0, length), rank_zero_only=False)
+            rate = total / length if length else float("nan")  # of nothing: never the best
+            self.log(f"validation/{name}", rate, rank_zero_only=False)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)

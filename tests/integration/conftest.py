@@ -41,5 +41,5 @@ def finish(process: "subprocess.Popen[str]", status: int = 0) -> str:
 def trained(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a model that knows the tone language."""
     run = tmp_path_factory.mktemp("trained") / "run"
-    finish(start([f"run_dir={run}", "trainer.max_epochs=30"]))
+    finish(start([f"run_dir={run}", "trainer.max_epochs=20", "stack.hidden_size=32"]))
     return run

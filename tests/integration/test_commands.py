@@ -144,6 +144,29 @@ def test_evaluate(trained: Path, songs: Path, tmp_path: Path, capsys: pytest.Cap
     assert "14.29 %" in report  # one deletion in seven words
 
 
+def test_evaluate_names_what_it_cannot_read(
+    trained: Path, songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.loads(line) for line in (songs / "song.jsonl").read_text().splitlines()]
+    broken = tmp_path / "broken.flac"
+    soundfile.write(broken, sing("abc"), RATE_HZ)
+    flac = bytearray(broken.read_bytes())
+    flac[len(flac) // 2] ^= 1
+    broken.write_bytes(flac)
+    lines[1]["audio"] = str(broken)
+    manifest, output = tmp_path / "all.jsonl", tmp_path / "rows.jsonl"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run_command("evaluate", [str(trained), str(manifest), "--output", str(output)]) == 1
+    captured = capsys.readouterr()
+    assert "not evaluated: song-001" in captured.out
+    assert "1 utterances could not be read" in captured.err
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [(row["id"], str(broken) in row["error"]) for row in rows if "error" in row] == [("song-001", True)]
+    assert len(rows) == len(SAYINGS)
+    assert run_command("decode", [str(trained), str(broken)]) == 1
+    assert f"{broken}: truncated or damaged" in capsys.readouterr().err
+
+
 def test_python_m_asr_decode(trained: Path, songs: Path) -> None:
     command = [sys.executable, "-m", "asr.decode", str(trained), str(songs / "song-000.wav")]
     done = subprocess.run(command, text=True, capture_output=True, check=True)

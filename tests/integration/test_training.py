@@ -6,12 +6,20 @@ import time
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 
 from asr import checkpoint
+from asr.config import load
+from asr.data.ledger import Ledger
+from asr.data.shard_writer import write_shards
+from asr.data.shards import ShardReader
+from asr.types import Utterance
 from tests.integration.conftest import Start, finish
-from tests.support.tones import sing
+from tests.support import train_tones
+from tests.support.damage import damage
+from tests.support.tones import RATE_HZ, prepare, sing, texts, write_corpus
 
 EPOCHS = 4  # 9 steps each
 
@@ -53,7 +61,7 @@ def test_it_learns(trained: Path) -> None:
 def test_a_run_folder_holds_what_is_needed_to_understand_it(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     assert {"config.yaml", "command.txt", "checkpoints.json", "results.json", "test-test.jsonl", "metrics"} <= names
-    assert "trainer.max_epochs=30" in (trained / "command.txt").read_text()
+    assert "trainer.max_epochs=20" in (trained / "command.txt").read_text()
     provenance = checkpoint.load(trained).provenance
     assert provenance["metrics"]["validation/wer"] == pytest.approx(
         checkpoint.read_index(trained)["best_wer"], abs=1e-6
@@ -110,16 +118,7 @@ def test_a_run_is_not_overwritten(start: Start, trained: Path) -> None:
 
 
 def test_what_cannot_be_trained_on_is_named(start: Start, tmp_path: Path) -> None:
-    """Too long a transcript for its audio, too short, too long, empty, and a shard damaged after it was written."""
-    import soundfile
-
-    from asr.config import load
-    from asr.data.ledger import Ledger
-    from asr.data.shard_writer import write_shards
-    from asr.types import Utterance
-    from tests.support import train_tones
-    from tests.support.tones import RATE_HZ, prepare, texts, write_corpus
-
+    """Too long a transcript for its audio, too short, and no transcript."""
     cache = tmp_path / "data"
     config = load(train_tones.ROOT / "recipes" / "an4", [*train_tones.SETTINGS, f"data.cache={cache}"])
     folders = prepare(config)
@@ -140,3 +139,59 @@ def test_what_cannot_be_trained_on_is_named(start: Start, tmp_path: Path) -> Non
     reasons = {line["id"]: line["reason"] for line in lines}
     assert reasons == {"infeasible": "infeasible", "short": "too_short", "empty": "empty_text"}
     assert "left out 3 of 23 training utterances" in output
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        # Nothing is read before the first step; a batch of one utterance that cannot be read holds nothing.
+        ["features.normalization=none", "data.max_batch_items=1", "data.num_workers=2", "trainer.max_epochs=2"],
+        # Both ranks read all of the training audio before the first step, and half of each batch then.
+        ["trainer.devices=2", "trainer.max_epochs=1"],
+    ],
+    ids=["empty batches", "two ranks"],
+)
+def test_damage_that_comes_after_preparing_is_named_once(start: Start, tmp_path: Path, overrides: list[str]) -> None:
+    cache, run = tmp_path / "data", tmp_path / "run"
+    folders = prepare(load(train_tones.ROOT / "recipes" / "an4", [*train_tones.SETTINGS, f"data.cache={cache}"]))
+    where = {name: damage(folder, f"{name}-003") for name, folder in folders.items()}
+    output = finish(start([f"data.cache={cache}", f"run_dir={run}", *overrides]))
+    lines = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
+    assert sorted((line["source"], line["id"], line["reason"]) for line in lines) == [
+        ("test", "test-003", "truncated"),
+        ("train", "train-003", "truncated"),
+        ("validation", "validation-003", "truncated"),
+    ]
+    for line in lines:
+        assert str(where[line["source"]]) in line["detail"]
+        assert output.count(f"left out {line['id']} of {line['source']}: truncated; {run}/ledger.jsonl says why") == 1
+    results = json.loads((run / "results.json").read_text())["test"]
+    assert (results["utterances"], results["unreadable"]) == (7, 1)
+    assert "not evaluated: test-003" in output
+    rows = [json.loads(line) for line in (run / "test-test.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows if "error" in row] == ["test-003"]
+    state = final_state(run)
+    assert all(bool(tensor.isfinite().all()) for tensor in state.values())
+
+
+def test_training_audio_of_which_none_can_be_read(start: Start, tmp_path: Path) -> None:
+    cache, run = tmp_path / "data", tmp_path / "run"
+    folders = prepare(load(train_tones.ROOT / "recipes" / "an4", [*train_tones.SETTINGS, f"data.cache={cache}"]))
+    for name in ShardReader(folders["train"]).ids:
+        damage(folders["train"], name)
+    output = finish(start([f"data.cache={cache}", f"run_dir={run}"]), 1)
+    assert f"none of 48 training utterances can be read; {run}/ledger.jsonl says why" in output
+    assert len((run / "ledger.jsonl").read_text().splitlines()) == 48
+
+
+def test_resuming_with_another_model_is_refused(start: Start, uninterrupted: Path) -> None:
+    before = checkpoint.read_index(uninterrupted)
+    for override, message in (
+        ("stack.hidden_size=8", "got (5, 8) for model.head.linear.weight, expected (5, 16)"),
+        ("optim=ds2_sgd", "got optim.name=sgd, expected adamw"),
+        ("optim.ema_decay=0", "got optim.ema_decay=0.0, expected 0.9"),
+    ):
+        output = finish(start([f"run_dir={uninterrupted}", "resume=true", override]), 1)
+        assert f"cannot be resumed with other settings: {message}" in output
+        assert "Traceback" not in output
+    assert checkpoint.read_index(uninterrupted) == before

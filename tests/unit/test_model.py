@@ -9,6 +9,7 @@ from asr import model
 from asr.config.schema import Config
 from asr.errors import NotStreamable
 from asr.model import SpeechModel
+from tests.support.streaming import streamed
 
 FRONT_END = {
     "layers": [
@@ -65,15 +66,9 @@ def test_streaming_equals_offline_from_samples(num_samples: int) -> None:
     @settings(max_examples=10)
     @given(st.lists(st.sampled_from([0, 1, 3, 160, 333, 640, 5000]), max_size=40))
     def check(sizes: list[int]) -> None:
-        state, pieces, position = module.initial_state(1, audio), [], 0
-        for size in [*sizes, num_samples]:
-            end = min(num_samples, position + size)
-            piece, state = module.step(audio[:, position:end], state)
-            pieces.append(piece)
-            position = end
-        streamed = torch.cat([*pieces, module.flush(state)], 1)
-        assert streamed.shape[1] == int(frames[0])
-        assert torch.allclose(streamed, offline[:, : int(frames[0])], rtol=0, atol=1e-5)
+        online = streamed(module, audio, sizes)
+        assert online.shape[1] == int(frames[0])
+        assert torch.allclose(online, offline[:, : int(frames[0])], rtol=0, atol=1e-5)
 
     check()
 

@@ -1,6 +1,7 @@
-"""The ledger: each unusable utterance once, whatever is killed or repeated."""
+"""The ledger: each unusable utterance once, whatever is killed or repeated, and whoever else writes."""
 
 import json
+import multiprocessing
 import re
 from pathlib import Path
 
@@ -29,22 +30,59 @@ def test_counts_and_lines(tmp_path: Path) -> None:
 
 def test_a_repeated_job_counts_each_once(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    for _ in range(3):
+    for attempt in range(3):
         ledger = Ledger(path)
-        ledger.add(Drop("a", Reason.MISSING, ""))
-        ledger.add(Drop("a", Reason.MISSING, ""))
+        assert ledger.add(Drop("a", Reason.MISSING, "")) is (attempt == 0)
+        assert ledger.add(Drop("a", Reason.MISSING, "")) is False
         assert len(ledger) == 1
     assert len(path.read_text().splitlines()) == 1
 
 
-def test_a_line_cut_off_by_a_kill_is_stepped_over(tmp_path: Path) -> None:
+def test_open_ledgers_know_what_others_have_entered(tmp_path: Path) -> None:
+    one, other = (Ledger(tmp_path / "ledger.jsonl") for _ in range(2))
+    assert one.add(Drop("a", Reason.MISSING, ""))
+    assert not other.add(Drop("a", Reason.MISSING, ""))
+    assert other.add(Drop("a", Reason.TRUNCATED, "")), "another reason is news"
+    assert other.add(Drop("a", Reason.MISSING, ""), source="test")
+    assert not one.add(Drop("a", Reason.TRUNCATED, ""))
+    assert len(one) == len(other) == 2
+
+
+def work(path: Path, number: int, barrier, queue) -> None:
+    """Enter 100 utterances that all processes meet, and 100 of this one's own; give how many were new."""
+    ledger = Ledger(path)
+    barrier.wait()
+    new = 0
+    for i in range(100):
+        new += ledger.add(Drop(f"all-{i}", Reason.TRUNCATED, "x" * 300))
+        assert ledger.add(Drop(f"{number}-{i}", Reason.UNREADABLE, "y" * 9000))
+    queue.put(new)
+
+
+def test_processes_share_a_ledger(tmp_path: Path) -> None:
+    path, count = tmp_path / "ledger.jsonl", 3
+    context = multiprocessing.get_context("spawn")
+    queue, barrier = context.Queue(), context.Barrier(count)
+    processes = [context.Process(target=work, args=(path, number, barrier, queue)) for number in range(count)]
+    for process in processes:
+        process.start()
+    assert sum(queue.get(timeout=60) for _ in processes) == 100, "each was news to one of them"
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    names = [json.loads(line)["id"] for line in path.read_text().splitlines()]
+    assert len(names) == len(set(names)) == 100 + 100 * count
+
+
+def test_a_line_cut_off_by_a_kill_makes_way(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     Ledger(path).add(Drop("a", Reason.MISSING, ""))
     path.write_bytes(path.read_bytes() + b'{"id": "b", "rea')
     ledger = Ledger(path)
     assert len(ledger) == 1
-    ledger.add(Drop("b", Reason.MISSING, ""))
-    assert [json.loads(line)["id"] for line in path.read_text().splitlines() if line.endswith("}")] == ["a", "b"]
+    assert ledger.add(Drop("b", Reason.MISSING, ""))
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["a", "b"]
+    assert len(Ledger(path)) == 2
 
 
 @pytest.mark.parametrize("line", [b"no json", b'{"id": "a", "reason": "bad luck"}', b"[1]", b"\xff"])

@@ -12,7 +12,7 @@ from asr.config import Config
 from asr.config.schema import Data
 from asr.data.ledger import Ledger, Reason
 from asr.data.shards import ShardReader
-from asr.errors import DataError
+from asr.errors import ConfigError, DataError
 from asr.types import Utterance
 from data_prep import librispeech, prepare
 
@@ -75,11 +75,33 @@ def test_nothing_vanishes(root: Path, tmp_path: Path) -> None:
     found, ledger = read(root, tmp_path)
     assert len(found["dev-clean"]) == 3
     assert ledger.counts() == {
-        Reason.EMPTY_TEXT: 3, Reason.MISSING: 2, Reason.UNREADABLE: 1, Reason.NOT_UTF8: 1,
+        Reason.EMPTY_TEXT: 2, Reason.MISSING: 2, Reason.UNREADABLE: 1, Reason.NOT_UTF8: 1, Reason.NO_TRANSCRIPT: 1,
     }  # fmt: skip
     entries = ledger.path.read_text()
     assert "84-100.trans.txt:1 names it; 84-100-0000.flac is not beside it" in entries
     assert "84-100-0009.flac: no line of 84-100.trans.txt names it" in entries
+
+
+def test_chapters_without_transcripts(root: Path, tmp_path: Path) -> None:
+    (root / "dev-clean/84/100/84-100.trans.txt").write_text("")
+    (root / "dev-clean/174/100/174-100.trans.txt").unlink()
+    found, ledger = read(root, tmp_path)
+    assert found["dev-clean"] == []
+    assert ledger.counts() == {Reason.NO_TRANSCRIPT: 6}
+    entries = ledger.path.read_text()
+    assert "84-100-0002.flac: no line of 84-100.trans.txt names it" in entries
+    assert "174-100-0002.flac: no line of *.trans.txt, of which there is none, names it" in entries
+
+
+def test_the_parts_that_lack_are_named_all_at_once(root: Path, tmp_path: Path) -> None:
+    data = Data(root=root, cache=tmp_path / "cache")
+    names = ["train-clean-5", "dev-clean-2", "test-clean"]
+    with pytest.raises(ConfigError) as caught:
+        librispeech.splits(data, names, tmp_path / "work", Ledger(tmp_path / "ledger.jsonl"))
+    message = str(caught.value)
+    assert f"data.root={root} does not hold it all" in message
+    assert "PART: dev-clean-2, test-clean\n" in message
+    assert f"fetches dev-clean-2, test-clean (0.5 GB) from {librispeech.URL} into data.cache={data.cache}" in message
 
 
 def test_a_line_that_names_nothing(root: Path, tmp_path: Path) -> None:
@@ -91,6 +113,7 @@ def test_a_line_that_names_nothing(root: Path, tmp_path: Path) -> None:
 
 def test_checksums_are_checksums() -> None:
     assert len(librispeech.PARTS) == 9
+    assert librispeech.MEGABYTES.keys() == set(librispeech.PARTS)
     for algorithm, sums in (("sha256", librispeech.SHA256), ("md5", librispeech.MD5)):
         length = 2 * hashlib.new(algorithm, usedforsecurity=False).digest_size
         assert all(re.fullmatch(f"[0-9a-f]{{{length}}}", value) for value in sums.values())

@@ -11,6 +11,7 @@ from asr.config.schema import Features
 from asr.errors import ConfigError, NotStreamable
 from asr.features import FeatureExtractor
 from asr.features.specaugment import SpecAugment, uniform
+from tests.support.streaming import streamed
 
 DS2 = Features(kind="log_spectrogram", window_seconds=0.02)
 
@@ -69,15 +70,9 @@ def test_streaming_equals_offline(extractor: FeatureExtractor, num_samples: int)
     @settings(max_examples=15)
     @given(st.lists(st.sampled_from([0, 1, 7, 159, 160, 161, 400, 1333]), max_size=15))
     def check(sizes: list[int]) -> None:
-        state, pieces, position = extractor.initial_state(1, audio), [], 0
-        for size in [*sizes, num_samples]:
-            end = min(num_samples, position + size)
-            piece, state = extractor.step(audio[:, position:end], state)
-            pieces.append(piece)
-            position = end
-        streamed = torch.cat(pieces, 1)
-        assert streamed.shape[1] == int(lengths[0])
-        assert torch.allclose(streamed, offline[:, : streamed.shape[1]], rtol=0, atol=1e-5)
+        online = streamed(extractor, audio, sizes)
+        assert online.shape[1] == int(lengths[0])
+        assert torch.allclose(online, offline[:, : online.shape[1]], rtol=0, atol=1e-5)
 
     check()
 

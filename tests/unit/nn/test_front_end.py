@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from asr.config.schema import ConvLayer
 from asr.nn.front_end import ConvFrontEnd
+from tests.support.streaming import streamed
 
 TWO = (
     ConvLayer(channels=3, frequency_kernel=5, frequency_stride=2, time_kernel=5, time_stride=2),
@@ -76,16 +77,9 @@ def test_streaming_equals_offline(front_end: ConvFrontEnd, frames: int) -> None:
     @settings(max_examples=15, deadline=None)
     @given(st.lists(st.integers(0, 11), max_size=12))
     def check(sizes: list[int]) -> None:
-        state, pieces, position = front_end.initial_state(1, features), [], 0
-        for size in [*sizes, frames]:
-            end = min(frames, position + size)
-            piece, state = front_end.step(features[:, position:end], state)
-            pieces.append(piece)
-            position = end
-        pieces.append(front_end.flush(state))
-        streamed = torch.cat(pieces, 1)
-        assert streamed.shape[1] == int(lengths[0])
-        assert torch.allclose(streamed, offline[:, : int(lengths[0])], rtol=0, atol=1e-10)
+        online = streamed(front_end, features[:, :frames], sizes)
+        assert online.shape[1] == int(lengths[0])
+        assert torch.allclose(online, offline[:, : int(lengths[0])], rtol=0, atol=1e-10)
 
     check()
 
