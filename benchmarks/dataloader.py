@@ -17,6 +17,7 @@ from asr.audio.augment import Perturbation
 from asr.data.corpus import Corpus
 from asr.data.loader import BatchDataset, BatchLoader
 from asr.data.plan import BatchPlan
+from asr.train.memory import keep_freed_memory
 
 RATE_HZ = 16000
 
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--batch-seconds", type=float, default=320.0)
     options = parser.parse_args()
+    keep_freed_memory()  # as in training
     torch.set_num_threads(1)
     corpus = Corpus.open([options.shards], RATE_HZ)
     plan = BatchPlan(

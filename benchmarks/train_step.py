@@ -18,6 +18,7 @@ from torch import Tensor
 from asr import model
 from asr.config import load
 from asr.heads.ctc import ctc_loss
+from asr.train.memory import keep_freed_memory
 
 SHAPES = ((8, 4.0), (16, 8.0))  # items, seconds
 NUM_TOKENS = 29
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("overrides", nargs="*", default=[])
     options = parser.parse_args()
+    keep_freed_memory()  # as in training
     torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     recipe = Path(__file__).parents[1] / "recipes" / "librispeech"

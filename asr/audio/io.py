@@ -66,7 +66,8 @@ def read_audio(
             _check_length(AudioInfo(frames, info.sample_rate_hz, info.num_channels), max_seconds, name)
             parts.append(resampler.push(_mono(block, name)))
         parts.append(resampler.finish())
-    return np.concatenate(parts)
+    parts = [part for part in parts if len(part)] or parts[:1]
+    return np.concatenate(parts) if len(parts) > 1 else np.ascontiguousarray(parts[0])
 
 
 def _name(source: str | Path | bytes, name: str | None) -> str:
@@ -104,7 +105,7 @@ def _check_length(info: AudioInfo, max_seconds: float, name: str) -> None:
 
 def _mono(block: NDArray[np.float32], name: str) -> NDArray[np.float32]:
     """(n, channels) -> (n,) in [-1, 1]."""
-    peak = np.abs(block).max(initial=0.0)
+    peak = max(block.max(initial=0.0), -block.min(initial=0.0))  # NaN if there is one
     if not np.isfinite(peak):
         raise AudioError("non_finite", f"{name}: has NaN or infinite samples; expected numbers in [-1, 1]")
     if peak > MAX_PEAK:

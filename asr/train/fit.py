@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
@@ -37,6 +36,7 @@ from asr.model import SpeechModel
 from asr.text.tokenizer import Tokenizer, build_tokenizer
 from asr.train.checkpoints import FolderIO, Interrupted, RunCheckpoints
 from asr.train.left_out import LeftOut, leave_out
+from asr.train.memory import keep_freed_memory
 from asr.train.progress import ProgressLine
 from asr.train.task import CtcTask
 from asr.types import Drop
@@ -142,7 +142,7 @@ def _set_up_process(config: Config) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
         # A step's products are small: two threads are 1.7 times as fast as one, and more than four wait for each other.
         torch.set_num_threads(max(1, min(4, cores // config.trainer.devices)))
-    _keep_freed_memory()
+    keep_freed_memory()
     torch.use_deterministic_algorithms(config.trainer.deterministic)
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU; no effect on a CPU
     for message in _IRRELEVANT:
@@ -154,22 +154,6 @@ def _set_up_process(config: Config) -> None:
 def _rank() -> int:
     """This process's number in the run, as torchrun or Lightning has told it; known before the trainer is made."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep freed blocks: each step asks for the same large ones again, and fresh pages cost a fault each.
-
-    On the machine of benchmarks/results a CPU training step takes a fifth less time with it. Other C libraries lack the
-    call and are left alone.
-    """
-    mmap_max, trim_threshold, top_pad = -4, -1, -2  # from glibc's malloc.h
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, -1)
-    mallopt(top_pad, 64 << 20)
 
 
 def _tokenizer(config: Config, corpus: Corpus, run: Path) -> Tokenizer:
