@@ -8,7 +8,7 @@ diagonal: a diagonal GRU layer against nn.GRU of the same width and against a pl
 tcn:      a frame by ring buffer against computing its receptive field anew.
 streams:  one step of 16 streams against one stream, every stack that streams.
 
-One JSON line a row; `ratio` above 1 means that the first is that many times faster. Medians, the candidates taking
+One JSON line a row; a ratio above 1 means that the first one is that many times faster. Medians, the candidates taking
 turns.
 """
 
@@ -103,17 +103,18 @@ def tcn(repeats: int) -> None:
 
 
 def streams(repeats: int) -> None:
-    """A step of 8 frames (320 ms at a frame every 40 ms), 3 layers of 256 units; `ratio` is one stream / 16 streams."""
+    """A step of one frame and one of 8 (320 ms at a frame every 40 ms), 3 layers of 256 units."""
     for name in names():
         stack = make({"name": name, "num_layers": 3, "hidden_size": 256, **STREAMING.get(name, {})}, 256).eval()
         if stack.lookahead_frames is None:
             continue
-        calls = {}
-        for number in (16, 1):
-            chunk = torch.randn(number, 8, 256, device=DEVICE)
-            state = stack.step(chunk, stack.initial_state(number, chunk))[1]
-            calls[f"{number} streams"] = in_inference(partial(stack.step, chunk, state))
-        compare("streams", calls, 10 * repeats, stack=name)
+        for frames in (1, 8):
+            calls = {}
+            for number in (1, 16):
+                chunk = torch.randn(number, frames, 256, device=DEVICE)
+                state = stack.step(chunk, stack.initial_state(number, chunk))[1]
+                calls[f"{number} streams"] = in_inference(partial(stack.step, chunk, state))
+            compare("streams", calls, 10 * repeats, stack=name, chunk_frames=frames)
 
 
 ROWS: dict[str, Callable[[int], None]] = {

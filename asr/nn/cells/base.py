@@ -82,7 +82,7 @@ class FullLink:
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
-        self.transposed = weight.mT.contiguous()
+        self.transposed = weight.mT  # a view: to copy it costs more than many frames of a stream
 
     def add_product(self, gates: Tensor, hidden: Tensor) -> None:
         """Gates (K, B, O) += U h, h (K, B, H)."""

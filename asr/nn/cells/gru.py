@@ -100,7 +100,7 @@ class _ResetAfterLoop(torch.autograd.Function):
         gates = stacked(projected, recurrent)
         inner = recurrent.new_empty(num_chains, num_frames, batch, size)  # U_n h + c
         outputs = recurrent.new_empty(num_chains, num_frames, batch, size)
-        transposed = recurrent.mT.contiguous()  # (K, H, 3H)
+        transposed = recurrent.mT  # (K, H, 3H)
         bias = torch.cat((recurrent_bias.new_zeros(num_chains, 2 * size), recurrent_bias), 1)[:, None].contiguous()
         product = recurrent.new_empty(num_chains, batch, 3 * size)
         from_reset_update, from_candidate = product.split((2 * size, size), dim=-1)
