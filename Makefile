@@ -11,7 +11,7 @@ DEMO_STAMP := $(VENV)/.installed-demo-$(KEY)
 DEV_STAMP := $(VENV)/.installed-dev-$(KEY)
 DEMO_RUN := runs/demo
 
-.PHONY: demo test lint types check configs format schema
+.PHONY: demo test sanity lint types check configs format schema
 
 demo: $(DEMO_STAMP)  ## train on speech made on this machine, then transcribe held-out files
 	rm -rf $(DEMO_RUN)
@@ -20,6 +20,9 @@ demo: $(DEMO_STAMP)  ## train on speech made on this machine, then transcribe he
 
 test: $(DEV_STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest -n auto
+
+sanity: $(DEV_STAMP)  ## the sequence tasks that are quick and telling, 10 minutes; fails if a threshold is missed
+	$(BIN)/python recipes/sequence/run_all.py --sanity
 
 lint: $(DEV_STAMP)  ## form, likely bugs, layers
 	$(BIN)/ruff format --check
@@ -31,6 +34,7 @@ types: $(DEV_STAMP)
 
 configs: $(DEV_STAMP)  ## every recipe with every preset; the JSON schema is current
 	for recipe in recipes/*/config.yaml; do $(BIN)/asr check --every-preset "$${recipe%/*}" || exit 1; done
+	$(BIN)/python recipes/sequence/run_all.py --check
 	$(BIN)/python -m asr.config.json_schema --check
 
 check: lint types configs  ## all that is quick

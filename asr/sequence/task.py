@@ -1,0 +1,112 @@
+"""What a task is, and what comes out of training on it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from asr.sequence.report import Report
+    from asr.sequence.settings import Case
+
+Split = Literal["validation", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """A batch.
+
+    inputs: (B, S, D) features, or (B, S) int64 symbols. lengths: (B,) int64, real frames.
+    targets: whatever the task's loss compares with; batch first.
+    times: (B, S) float, when each frame was; for stacks that take time stamps.
+    """
+
+    inputs: Tensor
+    lengths: Tensor
+    targets: Tensor
+    times: Tensor | None = None
+
+    def to(self, device: torch.device) -> Examples:
+        """The same on another device."""
+        moved = {name: getattr(self, name).to(device) for name in ("inputs", "lengths", "targets")}
+        return replace(self, **moved, times=None if self.times is None else self.times.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a training gave.
+
+    value: the task's figure on the test set. parameters: how many were trained. steps: updates.
+    curve: (updates, mean training loss since the last point, figure on the validation set).
+    figures: whatever else is worth a line.
+    """
+
+    value: float
+    parameters: int
+    steps: int
+    curve: list[tuple[int, float, float]]
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """A task.
+
+    Attributes:
+        figure: name of the figure that targets speak of, with its unit.
+        higher_is_better: of that figure.
+        chance: the figure of the best answer that does not look at the input; None if that means nothing.
+    """
+
+    figure: str
+    higher_is_better: bool
+    chance: float | None = None
+
+    @abstractmethod
+    def run(self, case: Case, report: Report) -> Outcome:
+        """Train as `case` says, telling `report` how it goes."""
+
+
+class SupervisedTask(Task):
+    """A task that the shared trainer trains: batches of inputs and targets, a loss, a figure.
+
+    Attributes:
+        input_size: D, features of a frame; for symbols how many there are.
+        output_size: outputs of the read-out.
+        readout: whether the answer is wanted after every frame or after the last one.
+    """
+
+    input_size: int
+    output_size: int
+    readout: Literal["every", "last"]
+
+    def run(self, case: Case, report: Report) -> Outcome:
+        """Train `case.stack` with a linear read-out."""
+        from asr.sequence.trainer import fit
+
+        return fit(self, case, report)
+
+    @abstractmethod
+    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Examples]:
+        """Training batches without end."""
+
+    @abstractmethod
+    def evaluation(self, split: Split) -> Iterable[Examples]:
+        """The batches of a held-out set, the same ones each time."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
+        """What is minimised, a scalar.
+
+        Args:
+            outputs: (B, S, output_size), or (B, output_size) if `readout` is "last".
+            examples: the batch.
+        """
+
+    @abstractmethod
+    def score(self, outputs: Tensor, examples: Examples) -> tuple[Tensor, Tensor]:
+        """A sum over the batch and a count; the figure is the ratio of the sums over a set."""

@@ -1,0 +1,120 @@
+"""The training loop that the sequence tasks share. The recogniser's own is `asr.train`."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor
+
+from asr import stacks
+from asr.errors import ConfigError
+from asr.sequence.model import SequenceModel
+from asr.sequence.report import Report
+from asr.sequence.settings import Case, Optim
+from asr.sequence.task import Outcome, Split, SupervisedTask
+
+
+def fit(task: SupervisedTask, case: Case, report: Report) -> Outcome:
+    """Train a model on `task`; the weights that did best on the validation set are tested.
+
+    Everything random comes from `case.seed`. A loss that is no longer finite ends the training.
+    """
+    device = choose_device(case)
+    torch.manual_seed(case.seed)
+    model = build_model(task, case).to(device)
+    optimizer = make_optimizer(model, case.optim)
+    generator = torch.Generator().manual_seed(case.seed)
+    curve: list[tuple[int, float, float]] = []
+    best, best_weights = math.nan, copy.deepcopy(model.state_dict())
+    losses: list[Tensor] = []
+    step = 0
+    for step, examples in zip(range(1, case.steps + 1), task.batches(case.batch_size, generator), strict=False):
+        examples = examples.to(device)
+        model.train()
+        optimizer.zero_grad(set_to_none=True)
+        loss = task.loss(model(examples), examples)
+        loss.backward()
+        if case.optim.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), case.optim.gradient_clip)
+        optimizer.step()
+        losses.append(loss.detach())
+        report.step(step)
+        if step % case.evaluate_every and step != case.steps:
+            continue
+        mean_loss = torch.stack(losses).mean().item()
+        losses.clear()
+        value = evaluate(model, task, "validation", device) if math.isfinite(mean_loss) else math.nan
+        curve.append((step, mean_loss, value))
+        report.point(step, mean_loss, value)
+        if not math.isfinite(mean_loss):
+            break
+        if not (value <= best if task.higher_is_better else value >= best):  # also the first one
+            best, best_weights = value, copy.deepcopy(model.state_dict())
+        reduce_learning_rate(optimizer, case.optim, [v for *_, v in curve], task.higher_is_better)
+        if case.stop_at_target and case.target is not None and case.target.holds(value):
+            break
+    model.load_state_dict(best_weights)
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Outcome(evaluate(model, task, "test", device), parameters, step, curve)
+
+
+def build_model(task: SupervisedTask, case: Case) -> SequenceModel:
+    """Make the model that `case` describes."""
+    if case.stack is None:
+        raise ConfigError("stack: missing; this task needs one, such as stack=gru")
+    return SequenceModel(
+        stack=stacks.build(case.stack, case.embedding_size or task.input_size),
+        input_size=task.input_size,
+        output_size=task.output_size,
+        readout=task.readout,
+        embedding_size=case.embedding_size,
+        readout_deviation=case.readout_deviation,
+    )
+
+
+def make_optimizer(model: torch.nn.Module, optim: Optim) -> torch.optim.Optimizer:
+    """Make the optimiser that `optim` describes."""
+    parameters, rate, decay = model.parameters(), optim.learning_rate, optim.weight_decay
+    if optim.name == "adam":
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
+    if optim.name == "rmsprop":
+        return torch.optim.RMSprop(parameters, lr=rate, alpha=optim.squared_average, weight_decay=decay)
+    momentum = optim.momentum
+    return torch.optim.SGD(parameters, lr=rate, momentum=momentum, nesterov=momentum > 0, weight_decay=decay)
+
+
+def reduce_learning_rate(
+    optimizer: torch.optim.Optimizer, optim: Optim, values: list[float], higher_is_better: bool
+) -> None:
+    """Multiply the learning rate by `reduce_factor` if the last value is worse than each of those before it.
+
+    It is compared with `reduce_after` of them (Bai et al. 2018, code of the music and character tasks).
+    """
+    *before, last = values[-optim.reduce_after - 1 :]
+    if optim.reduce_factor == 1.0 or len(before) < optim.reduce_after:
+        return
+    if last < min(before) if higher_is_better else last > max(before):
+        for group in optimizer.param_groups:
+            group["lr"] *= optim.reduce_factor
+
+
+@torch.no_grad()
+def evaluate(model: torch.nn.Module, task: SupervisedTask, split: Split, device: torch.device) -> float:
+    """The task's figure on a held-out set."""
+    model.eval()
+    total, count = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for examples in task.evaluation(split):
+        examples = examples.to(device)
+        batch_total, batch_count = task.score(model(examples), examples)
+        total += batch_total.double().cpu()
+        count += batch_count.double().cpu()
+    return float(total / count)
+
+
+def choose_device(case: Case) -> torch.device:
+    """The device that `case` names."""
+    if case.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(case.device)
