@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from asr import stacks
 from asr.config.options import names, validate_stack
+from asr.nn.folding import fold_norms
 from asr.stacks.base import Stack
 
 BATCH, FRAMES, FEATURES = 16, 512, 512
@@ -88,7 +89,8 @@ def diagonal(repeats: int) -> None:
 
 def tcn(repeats: int) -> None:
     """8 blocks of 64 channels, kernel 5: 4081 frames of receptive field."""
-    stack = make({"name": "tcn", "num_layers": 8, "hidden_size": 64, "kernel_size": 5, "padding": "causal"}, 64).eval()
+    stack = make({"name": "tcn", "num_layers": 8, "hidden_size": 64, "kernel_size": 5, "padding": "causal"}, 64)
+    fold_norms(stack)  # as a recogniser does
     assert stack.past_frames is not None
     field = torch.randn(1, stack.past_frames + 1, 64, device=DEVICE)
     lengths = torch.tensor([field.shape[1]], device=DEVICE)
@@ -105,7 +107,8 @@ def tcn(repeats: int) -> None:
 def streams(repeats: int) -> None:
     """A step of one frame and one of 8 (320 ms at a frame every 40 ms), 3 layers of 256 units."""
     for name in names():
-        stack = make({"name": name, "num_layers": 3, "hidden_size": 256, **STREAMING.get(name, {})}, 256).eval()
+        stack = make({"name": name, "num_layers": 3, "hidden_size": 256, **STREAMING.get(name, {})}, 256)
+        fold_norms(stack)  # as a recogniser does
         if stack.lookahead_frames is None:
             continue
         for frames in (1, 8):

@@ -160,13 +160,15 @@ class NormalizedLinear(nn.Module):
             inputs: padding frames hold 0. Used in training only.
             lengths: (B,) int64.
         """
-        norm = self.norm
-        if self.training:
-            mean, variance = self._moments(inputs, lengths)
-        else:
-            mean, variance = norm.running_mean, norm.running_variance
-        gain = norm.scale * torch.rsqrt(variance + EPSILON)
-        return self.weight * gain[:, None], norm.shift - mean * gain
+        return self._fold(*self._moments(inputs, lengths)) if self.training else self.running_folded()
+
+    def running_folded(self) -> tuple[Float[Tensor, "O D"], Float[Tensor, "O"]]:
+        """Weight and bias that evaluation uses, of the running statistics."""
+        return self._fold(self.norm.running_mean, self.norm.running_variance)
+
+    def _fold(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        gain = self.norm.scale * torch.rsqrt(variance + EPSILON)
+        return self.weight * gain[:, None], self.norm.shift - mean * gain
 
     def _moments(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(inputs.device.type, enabled=False):  # variances are differences: not in bf16

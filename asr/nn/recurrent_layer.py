@@ -116,6 +116,15 @@ class RecurrentLayer(nn.Module):
             states = torch.cat((states[rest:], final[0].unflatten(0, (rest, batch))))
         return torch.cat(outputs).transpose(0, 1), states.transpose(0, 1)
 
+    @torch.no_grad()
+    def fold_norm(self) -> None:
+        """Put a plain linear map in place of the normalised one (`asr.nn.folding`)."""
+        normalized = self.projection
+        if isinstance(normalized, NormalizedLinear):
+            weight, bias = normalized.running_folded()
+            self.projection = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+            self.projection.weight, self.projection.bias = nn.Parameter(weight), nn.Parameter(bias)
+
     def _weight_and_bias(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(self.projection, NormalizedLinear):
             return self.projection.folded(inputs, lengths)

@@ -227,6 +227,7 @@ class DilatedConvolution(nn.Module):
         bound = (kernel_size * input_size) ** -0.5  # torch's default for Conv1d
         self.weight = nn.Parameter(torch.empty(hidden_size, kernel_size, input_size).uniform_(-bound, bound))
         self.norm = MaskedBatchNorm(hidden_size, clip=math.inf) if batch_norm else None  # with the ReLU in it
+        self.gain: nn.Parameter | None = None
         if self.norm is None:
             self.gain = nn.Parameter(torch.linalg.vector_norm(self.weight.detach(), dim=(1, 2), keepdim=True))
             self.bias = nn.Parameter(torch.empty(hidden_size).uniform_(-bound, bound))
@@ -243,9 +244,18 @@ class DilatedConvolution(nn.Module):
         """Filters and bias with the weight norm, or the batch norm's running statistics, in them."""
         norm = self.norm
         if norm is None:
+            if self.gain is None:  # folded for good
+                return self.weight, self.bias
             return torch._VF._weight_norm(self.weight, self.gain, 0), self.bias  # what torch's weight_norm calls
         gain = norm.scale * torch.rsqrt(norm.running_variance + EPSILON)
         return self.weight * gain[:, None, None], norm.shift - norm.running_mean * gain
+
+    @torch.no_grad()
+    def fold_norm(self) -> None:
+        """Keep the folded filters and bias in place of the norm (`asr.nn.folding`)."""
+        weight, bias = self.folded()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+        self.norm = self.gain = None
 
     def initial_state(self, batch_size: int, like: Tensor) -> Float[Tensor, "B w C"]:
         """The zeros that stand before the first frame."""
@@ -276,7 +286,10 @@ def _convolve(
     """Give out[t] = bias + sum_j weight[:, j] padded[t + j dilation], for the S = P - (k - 1) dilation whole sums."""
     frames = padded.shape[1] - (weight.shape[1] - 1) * dilation
     if padded.shape[0] * frames <= FEW_FRAMES:
-        gathered = padded.unfold(1, frames, dilation).permute(0, 3, 1, 2).flatten(2)  # (B, S, k C)
+        if frames == 1:
+            gathered = padded[:, None, ::dilation].flatten(2)  # a slice costs less than a window
+        else:
+            gathered = padded.unfold(1, frames, dilation).permute(0, 3, 1, 2).flatten(2)  # (B, S, k C)
         return F.linear(gathered, weight.flatten(1), bias)
     # As an image of one row whose channels stand last in memory: conv1d would transpose to channels first and back.
     image, filters = padded.mT[:, :, None], weight.mT[:, :, None]  # (B, C, 1, P), (D, C, 1, k)
