@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from asr import features, stacks
 from asr.config.schema import Config
 from asr.errors import NotStreamable
-from asr.features import FeatureExtractor
+from asr.features import FeatureExtractor, specaugment
 from asr.features.specaugment import SpecAugment
 from asr.heads.ctc import CtcHead
 from asr.nn import front_end
@@ -28,13 +28,7 @@ def build(config: Config, num_tokens: int) -> SpeechModel:
     convolutions = front_end.build(config.front_end, extractor.num_features)
     stack = stacks.build(config.stack, convolutions.output_size)
     head = CtcHead(input_size=stack.output_size, num_tokens=num_tokens, dropout=config.head.dropout)
-    augment = SpecAugment(
-        frequency_masks=config.augment.frequency_masks,
-        frequency_mask_bins=config.augment.frequency_mask_bins,
-        time_masks=config.augment.time_masks,
-        time_mask_frames=config.augment.time_mask_frames,
-        time_mask_fraction=config.augment.time_mask_fraction,
-    )
+    augment = specaugment.build(config.augment)
     return SpeechModel(features=extractor, augment=augment, front_end=convolutions, stack=stack, head=head)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
 
 from asr.config.fields import (
     NonNegativeFloat,
@@ -38,8 +38,9 @@ class Data(Section):
     batch_seconds: PositiveFloat = Field(default=320.0, description="audio of one global batch, padding included")
     max_batch_items: PositiveInt = Field(default=512, description="utterances in one global batch at the most")
     length_jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        default=0.1,
-        description="batches are cut from an order by length * U(1 - this, 1 + this); 0: the same in each epoch",
+        default=0.05,
+        description="batches are cut from an order by length * U(1 - this, 1 + this); 0: the same in each epoch;"
+        " about as much of a batch is padding",
     )
     sorta_grad: bool = Field(default=True, description="first epoch by increasing length (Deep Speech 2, section 3.3)")
     num_workers: NonNegativeInt = Field(default=1, description="processes that read and decode audio; 0: the main one")
@@ -75,11 +76,59 @@ class Features(Section):
     )
 
 
+Range = tuple[float, float]
+
+
+def _ascending(value: Range) -> Range:
+    if value[0] > value[1]:
+        raise ValueError(f"got {list(value)}, expected the lower bound first")
+    return value
+
+
+class NoiseOptions(Section):
+    """Noise under the speech."""
+
+    probability: Probability = Field(default=0.0, description="share of the utterances; Deep Speech 2 takes 0.4")
+    snr_db: Annotated[Range, AfterValidator(_ascending)] = Field(
+        default=(0.0, 30.0), description="lowest and highest ratio of the powers of speech and noise"
+    )
+    folder: Path | None = Field(default=None, description="recordings of noise; none: Gaussian noise of a drawn colour")
+
+
+class ReverberationOptions(Section):
+    """A room around the speech."""
+
+    probability: Probability = Field(default=0.0, description="share of the utterances")
+    rt60_seconds: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)] = Field(
+        default=(0.1, 0.8), description="time in which a simulated room's sound falls by 60 dB"
+    )
+    folder: Path | None = Field(default=None, description="recorded impulse responses; none: simulated ones")
+
+
+class CodecOptions(Section):
+    """A telephone or a lossy file format between the speech and us."""
+
+    probability: Probability = Field(default=0.0, description="share of the utterances")
+    kinds: tuple[Literal["telephone", "vorbis", "opus", "mp3"], ...] = ("telephone", "vorbis", "opus", "mp3")
+
+    @model_validator(mode="after")
+    def _some_kind(self) -> CodecOptions:
+        if not self.kinds:
+            raise ValueError("kinds: got none, expected one or more; probability=0 turns codecs off")
+        return self
+
+
 class Augment(Section):
     """What is done to training audio and features, keyed by (seed, epoch, utterance)."""
 
     speeds: tuple[PositiveFloat, ...] = Field(default=(1.0,), description="speed factors, one drawn for each utterance")
     gain_db: NonNegativeFloat = Field(default=0.0, description="gain drawn from U(-gain_db, gain_db)")
+    noise: NoiseOptions = NoiseOptions()
+    reverberation: ReverberationOptions = ReverberationOptions()
+    codec: CodecOptions = CodecOptions()
+    curriculum_epochs: NonNegativeInt = Field(
+        default=0, description="noise, reverberation and codecs grow from nothing to full strength in so many epochs"
+    )
     frequency_masks: NonNegativeInt = 0
     frequency_mask_bins: NonNegativeInt = Field(default=27, description="width of a frequency mask drawn from 0..this")
     time_masks: NonNegativeInt = 0

@@ -62,7 +62,7 @@ class BatchDataset(Dataset[Batch]):
                 continue
             seed = utterance_seed(self.seed, epoch, self.corpus.ids[index])
             if self.perturbation is not None:
-                audio = self.perturbation(audio, seed)
+                audio = self.perturbation(audio, seed, epoch)
             items.append((index, audio, seed))
         return self._collate(items, tuple(dropped))
 

@@ -68,9 +68,9 @@ class BatchPlan:
         batches = self._cut(np.lexsort((ties, self.num_samples * factors)))
         return [batches[i] for i in random.permutation(len(batches))]
 
-    def padding_share(self) -> float:
-        """Share of a sorted epoch's samples that is padding, in [0, 1)."""
-        batches = self._cut(self.by_length)
+    def padding_share(self, epoch: int = 1) -> float:
+        """Share of an epoch's samples that is padding, in [0, 1)."""
+        batches = self.batches(epoch)
         padded = sum(len(batch) * int(self.num_samples[batch].max()) for batch in batches)
         return 1.0 - int(self.num_samples.sum()) / padded
 

@@ -11,7 +11,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from asr.config.schema import Augment
 from asr.nn.masking import valid_mask
+
+
+def build(config: Augment) -> SpecAugment:
+    """Make the masks that `config` describes."""
+    return SpecAugment(
+        frequency_masks=config.frequency_masks,
+        frequency_mask_bins=config.frequency_mask_bins,
+        time_masks=config.time_masks,
+        time_mask_frames=config.time_mask_frames,
+        time_mask_fraction=config.time_mask_fraction,
+    )
 
 
 class SpecAugment(nn.Module):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 import asr
 from asr import checkpoint, model
-from asr.audio.augment import Perturbation
+from asr.audio import augment
 from asr.config import Config
 from asr.data.corpus import Corpus, drop_unusable
 from asr.data.ledger import Ledger
@@ -93,6 +93,7 @@ def fit(config: Config, folders: Mapping[str, Path], run: Path) -> None:
         tokenizer,
         train_corpus,
         validation,
+        padding_share=loaders[0].dataset.plan.padding_share(),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )
@@ -201,8 +202,6 @@ def _loaders(
 ) -> tuple[BatchLoader, BatchLoader]:
     data, rank = config.data, _rank()
     batch_samples = int(data.batch_seconds * data.sample_rate_hz)
-    augment = config.augment
-    perturbation = Perturbation(augment.speeds, augment.gain_db, data.sample_rate_hz)
     plan = BatchPlan(
         train.num_samples,
         seed=config.seed,
@@ -230,7 +229,7 @@ def _loaders(
         plan,
         encode=tokenizer.encode,
         seed=config.seed,
-        perturbation=perturbation,
+        perturbation=augment.build(config.augment, data.sample_rate_hz),
         rank=rank,
         world_size=world_size,
     )
@@ -301,6 +300,7 @@ def _describe(
     train: Corpus,
     validation: Corpus,
     *,
+    padding_share: float,
     steps_per_epoch: int,
     total_steps: int,
 ) -> None:
@@ -314,6 +314,7 @@ def _describe(
         f"{frame_milliseconds:.0f} ms frames, torch {version('torch')}\n"
         f"data: train {len(train)} utterances, {train.seconds / 3600:.2f} h; "
         f"validation {len(validation)}, {validation.seconds / 3600:.2f} h\n"
-        f"training: {total_steps} steps, {steps_per_epoch} an epoch; Ctrl-C saves and stops; run folder: {run}",
+        f"training: {total_steps} steps, {steps_per_epoch} an epoch, {100 * padding_share:.1f} % of them padding; "
+        f"Ctrl-C saves and stops; run folder: {run}",
         flush=True,
     )
