@@ -6,12 +6,13 @@ One-dimensional convolutions are two-dimensional ones whose first filter spans a
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from asr.config.schema import ConvLayer, FrontEnd
 from asr.nn.batch_norm import MaskedBatchNorm
@@ -195,5 +196,45 @@ class ConvBlock(nn.Module):
     def _convolve(self, frames: Tensor, time_padding: int = 0) -> Tensor:
         # (B, T, F, C) is torch's channels-last layout of (B, C, T, F): no copy in, no copy out.
         conv, padding = self.conv, (time_padding, self.frequency_padding)
-        out = F.conv2d(frames.permute(0, 3, 1, 2), conv.weight, conv.bias, conv.stride, padding)
+        image, weight = frames.permute(0, 3, 1, 2), conv.weight
+        if image.is_cuda or not torch.is_grad_enabled():
+            out = F.conv2d(image, weight, conv.bias, conv.stride, padding)
+        else:
+            if torch.is_autocast_enabled("cpu"):
+                dtype = torch.get_autocast_dtype("cpu")
+                image, weight = image.to(dtype), weight.to(dtype)
+            out = _CpuConvolution.apply(image, weight, conv.stride, padding)
+            assert isinstance(out, Tensor)
+            out = out if conv.bias is None else out + conv.bias[:, None, None]
         return out.permute(0, 2, 3, 1).contiguous()
+
+
+class _CpuConvolution(torch.autograd.Function):
+    """conv2d whose weight gradient is computed in the channels-first layout.
+
+    In the channels-last one oneDNN has no fast kernel for it where there are few utterances in a batch, or long ones: a
+    layer of 32 channels took 3.3 s in place of 0.08 for one utterance of 4 s.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(image, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(image, weight, None, stride, padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        image, weight = ctx.saved_tensors
+        for_image, for_weight = ctx.needs_input_grad[:2]
+
+        def gradient(out: Tensor, image: Tensor, which: list[bool]) -> tuple[Any, ...]:
+            return torch.ops.aten.convolution_backward(
+                out, image, weight, None, ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1, which
+            )
+
+        (out,) = gradients
+        image_gradient = gradient(out, image, [True, False, False])[0] if for_image else None
+        if for_weight:
+            return image_gradient, gradient(out.contiguous(), image.contiguous(), [False, True, False])[1], None, None
+        return image_gradient, None, None, None

@@ -1,10 +1,13 @@
 """The convolutional front end: shapes of the paper, masking, streaming."""
 
+import time
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import asr.nn.front_end
 from asr.config.schema import ConvLayer
 from asr.nn.front_end import ConvFrontEnd
 from tests.support.streaming import streamed
@@ -12,6 +15,10 @@ from tests.support.streaming import streamed
 TWO = (
     ConvLayer(channels=3, frequency_kernel=5, frequency_stride=2, time_kernel=5, time_stride=2),
     ConvLayer(channels=2, frequency_kernel=3, frequency_stride=2, time_kernel=3, time_stride=1),
+)
+PAPER = (
+    ConvLayer(channels=32, frequency_kernel=41, frequency_stride=2, time_kernel=11, time_stride=2),
+    ConvLayer(channels=32, frequency_kernel=21, frequency_stride=2, time_kernel=11, time_stride=1),
 )
 THREE_1D = (
     ConvLayer(channels=5, time_kernel=5, time_stride=1),
@@ -37,11 +44,7 @@ def front_end(request: pytest.FixtureRequest) -> ConvFrontEnd:
 
 def test_the_papers_two_layer_front_end_has_1312_outputs() -> None:
     """Section 1.3: 161 bins, two 2D layers of 32 channels: 32 * 41 inputs to the first recurrent layer."""
-    layers = (
-        ConvLayer(channels=32, frequency_kernel=41, frequency_stride=2, time_kernel=11, time_stride=2),
-        ConvLayer(channels=32, frequency_kernel=21, frequency_stride=2, time_kernel=11, time_stride=1),
-    )
-    assert ConvFrontEnd(num_features=161, layers=layers).output_size == 1312
+    assert ConvFrontEnd(num_features=161, layers=PAPER).output_size == 1312
 
 
 def test_first_layer_is_torchs_convolution(front_end: ConvFrontEnd) -> None:
@@ -100,3 +103,39 @@ def test_lookahead_is_what_it_says(front_end: ConvFrontEnd) -> None:
         out, _ = front_end(changed, torch.tensor([60]))
         reach.append(t - stride * int((out != after).any(-1)[0].nonzero()[0]))
     assert max(reach) == front_end.lookahead_frames
+
+
+def test_gradients_are_torchs_own(front_end: ConvFrontEnd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The convolution has a backward pass of its own on a CPU."""
+    features = torch.randn(3, 31, 9, dtype=torch.float64, requires_grad=True)
+    lengths = torch.tensor([31, 12, 4])
+    inputs = (features, *front_end.parameters())
+
+    def gradients() -> tuple[torch.Tensor, ...]:
+        out, _ = front_end.train()(features, lengths)
+        return torch.autograd.grad(out.square().sum(), inputs)
+
+    ours = gradients()
+
+    def theirs(image: torch.Tensor, weight: torch.Tensor, *where: tuple[int, int]) -> torch.Tensor:
+        return torch.nn.functional.conv2d(image, weight, None, *where)
+
+    monkeypatch.setattr(asr.nn.front_end._CpuConvolution, "apply", theirs)
+    for mine, expected in zip(ours, gradients(), strict=True):
+        assert torch.allclose(mine, expected, rtol=0, atol=1e-10)
+
+
+def test_few_utterances_are_not_slower_each_than_many() -> None:
+    """In the channels-last layout oneDNN computed the weights' gradient some twenty times slower for one utterance."""
+    module = ConvFrontEnd(num_features=80, layers=PAPER)
+
+    def seconds(batch_size: int) -> float:
+        features, lengths = torch.randn(batch_size, 200, 80), torch.full((batch_size,), 200)
+        times = []
+        for _ in range(3):
+            start = time.process_time()
+            module(features, lengths)[0].sum().backward()
+            times.append(time.process_time() - start)
+        return min(times)
+
+    assert seconds(1) < seconds(6)
