@@ -31,11 +31,15 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """An utterance that cannot be used, and why; `reason` is one of `asr.data.ledger.Reason`."""
+    """An utterance that cannot be used, and why.
+
+    `reason` is one of `asr.data.ledger.Reason`; `source` the list that it stood in, such as a split or a manifest.
+    """
 
     id: str
     reason: str
     detail: str
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

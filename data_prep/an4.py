@@ -96,12 +96,12 @@ def _from_transcription(root: Path, part: str, ledger: Ledger) -> list[Utterance
             raise DataError(f"{path}:{number}: got {line!r}, expected words and then the utterance's name in brackets")
         name = match["id"]
         if name not in audio:
-            ledger.add(Drop(name, Reason.MISSING, f"{path}:{number} names it; no such file in {root / 'wav'}"), part)
+            ledger.add(Drop(name, Reason.MISSING, f"{path}:{number} names it; no such file in {root / 'wav'}", part))
             continue
         try:
             seconds = audio_info(audio[name]).seconds
         except AudioError as error:
-            ledger.add(Drop(name, error.reason, str(error)), part)
+            ledger.add(Drop(name, error.reason, str(error), part))
             continue
         utterances.append(Utterance(name, str(audio[name].absolute()), match["text"].strip(), seconds, _speaker(name)))
     return utterances

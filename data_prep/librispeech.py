@@ -112,7 +112,7 @@ def _chapter(folder: Path, part: str, ledger: Ledger) -> list[Utterance]:
     """Read a folder's audio and its `SPEAKER-CHAPTER.trans.txt`, lines such as `84-121123-0000 GO DO YOU HEAR`."""
 
     def drop(name: str, reason: str, detail: str) -> None:
-        ledger.add(Drop(name, reason, detail), part)
+        ledger.add(Drop(name, reason, detail, part))
 
     audio = {file.stem: file for file in sorted(folder.glob("*.flac"))}
     transcripts = sorted(folder.glob("*.trans.txt"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -53,24 +52,25 @@ class Corpus:
         Raises:
             DataError: the shard or the audio in it is damaged.
         """
-        where = int(self._where[index])
-        part = bisect.bisect_right(self._starts, where) - 1
-        return self.readers[part].audio(where - self._starts[part])
+        reader, position = self._place(index)
+        return reader.audio(position)
 
     def audio_or_drop(self, index: int) -> NDArray[np.float32] | Drop:
         """Decode one utterance, or say what is wrong with it."""
         try:
             return self.audio(index)
         except DataError as error:
-            return Drop(self.ids[index], getattr(error, "reason", Reason.UNREADABLE), str(error))
+            return self.drop(index, getattr(error, "reason", Reason.UNREADABLE), str(error))
 
-    def split_of(self, utterance_id: str) -> str:
-        """The name of the folder of shards that has an utterance, left out or not; of several the first."""
-        return self._splits[utterance_id]
+    def drop(self, index: int, reason: str, detail: str) -> Drop:
+        """Say why an utterance cannot be used; its source is the folder of shards that has it."""
+        return Drop(self.ids[index], reason, detail, self._place(index)[0].folder.name)
 
-    @cached_property
-    def _splits(self) -> dict[str, str]:
-        return {name: reader.folder.name for reader in reversed(self.readers) for name in reader.ids}
+    def _place(self, index: int) -> tuple[ShardReader, int]:
+        """The reader that has an utterance, and which of its utterances it is."""
+        where = int(self._where[index])
+        part = bisect.bisect_right(self._starts, where) - 1
+        return self.readers[part], where - self._starts[part]
 
     def keep(self, indices: NDArray[np.int64]) -> None:
         """Leave out all utterances but these."""
@@ -99,19 +99,19 @@ def drop_unusable(
         fastest_speed: speed perturbation shortens audio by up to this factor; frames are counted after it.
     """
     drops, kept = [], []
-    for index, (name, text, samples) in enumerate(zip(corpus.ids, corpus.texts, corpus.num_samples, strict=True)):
+    for index, (text, samples) in enumerate(zip(corpus.texts, corpus.num_samples, strict=True)):
         seconds = samples / corpus.sample_rate_hz
         tokens = encode(text)
         needed, available = required_frames(tokens), frame_count(int(samples / fastest_speed))
         if not text.strip():
-            drops.append(Drop(name, Reason.EMPTY_TEXT, "the transcript is empty"))
+            drops.append(corpus.drop(index, Reason.EMPTY_TEXT, "the transcript is empty"))
         elif seconds < min_seconds:
-            drops.append(Drop(name, Reason.TOO_SHORT, f"{seconds:.2f} s, data.min_seconds is {min_seconds}"))
+            drops.append(corpus.drop(index, Reason.TOO_SHORT, f"{seconds:.2f} s, data.min_seconds is {min_seconds}"))
         elif seconds > max_seconds:
-            drops.append(Drop(name, Reason.TOO_LONG, f"{seconds:.2f} s, data.max_seconds is {max_seconds}"))
+            drops.append(corpus.drop(index, Reason.TOO_LONG, f"{seconds:.2f} s, data.max_seconds is {max_seconds}"))
         elif needed > available:
             detail = f"CTC needs {needed} frames for {len(tokens)} tokens, {seconds:.2f} s give {available}"
-            drops.append(Drop(name, Reason.INFEASIBLE, detail))
+            drops.append(corpus.drop(index, Reason.INFEASIBLE, detail))
         else:
             kept.append(index)
     corpus.keep(np.asarray(kept, dtype=np.int64))

@@ -53,14 +53,14 @@ class Ledger:
             with path.open("rb") as handle:
                 self._catch_up(handle)
 
-    def add(self, drop: Drop, source: str = "") -> bool:
-        """Enter an utterance; `source` says which list it stood in, such as a split or a manifest.
+    def add(self, drop: Drop) -> bool:
+        """Enter an utterance.
 
         Returns:
             Whether it is new: False if it stands there already, whoever entered it.
         """
         reason = Reason(drop.reason)
-        entry = {"id": drop.id, "reason": reason.value, "detail": drop.detail, "source": source}
+        entry = {"id": drop.id, "reason": reason.value, "detail": drop.detail, "source": drop.source}
         line = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ class Ledger:
                 with suppress(OSError):  # some network file systems have no locks: a line may be there twice then
                     fcntl.flock(handle, fcntl.LOCK_EX)
                 rest = self._catch_up(handle)
-                if self._reasons.get((source, drop.id)) is reason:
+                if self._reasons.get((drop.source, drop.id)) is reason:
                     return False
                 if rest:
                     handle.truncate(self._bytes)

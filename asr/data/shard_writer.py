@@ -12,7 +12,7 @@ import json
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def write_shards(
     with ThreadPoolExecutor(workers) as pool:
         headers = list(pool.map(work, range(len(plan))))
     for drop in (drop for header in headers for drop in header.dropped):
-        ledger.add(Drop(**drop), source=folder.name)
+        ledger.add(replace(Drop(**drop), source=folder.name))
     if all(header.num_utterances == 0 for header in headers):
         raise DataError(f"{folder}: none of {sum(map(len, plan))} utterances can be used: {ledger.summary()}")
     for stale in folder.glob("shard-*"):  # of an earlier, longer plan

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from asr.decode.recognizer import Recognizer, Source
 
 NUM_SHOWN = 8  # transcripts in the printed report
+MAX_SHOWN_CHARACTERS = 400  # of each; the file by utterance has the whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,11 @@ class Evaluation:
         return sum((row.characters for row in self.rows), Edits())
 
     def summary(self) -> dict[str, Any]:
-        """The figures as JSON values; rates are fractions."""
+        """The figures as JSON values; rates are fractions, None if nothing could be evaluated."""
         words, characters = self.words, self.characters
         return {
-            "wer": words.rate,
-            "cer": characters.rate,
+            "wer": words.rate if self.rows else None,
+            "cer": characters.rate if self.rows else None,
             "utterances": len(self.rows),
             "unreadable": len(self.failures),
             "words": asdict(words),
@@ -110,16 +111,28 @@ def print_report(name: str, evaluation: Evaluation) -> None:
     table = Table("", "rate", "substitutions", "deletions", "insertions", "reference", title=f"{name}")
     for label, edits in (("words", evaluation.words), ("characters", evaluation.characters)):
         counts = (edits.substitutions, edits.deletions, edits.insertions, edits.reference_length)
-        table.add_row(label, f"{100 * edits.rate:.2f} %", *map(str, counts))
+        rate = f"{100 * edits.rate:.2f} %" if evaluation.rows else "none"
+        table.add_row(label, rate, *map(str, counts))
     console.print(table)
-    worst = sorted(evaluation.rows, key=lambda row: -row.words.total)[: NUM_SHOWN // 2]
-    others = evaluation.rows[:: max(1, len(evaluation.rows) // (NUM_SHOWN // 2))][: NUM_SHOWN // 2]
-    sample = Table("", "said", "recognised", title="transcripts: the worst first, then some from all over")
-    for row in [*worst, *others]:
-        sample.add_row(str(row.words.total), row.reference, row.hypothesis)
-    console.print(sample)
+    if evaluation.rows:
+        sample = Table("", "said", "recognised", title="transcripts: the worst first, then some from all over")
+        for row in examples(evaluation.rows):
+            sample.add_row(str(row.words.total), _shortened(row.reference), _shortened(row.hypothesis))
+        console.print(sample)
     for utterance, why in evaluation.failures.items():
         console.print(f"not evaluated: {utterance}: {why}", style="red")
+
+
+def examples(rows: Sequence[Row]) -> list[Row]:
+    """Some rows to look at, each once: the worst, then others evenly from all over."""
+    worst = sorted(range(len(rows)), key=lambda i: -rows[i].words.total)[: NUM_SHOWN // 2]
+    others = [i for i in range(len(rows)) if i not in worst]
+    spread = others[:: max(1, len(others) // (NUM_SHOWN // 2))][: NUM_SHOWN // 2]
+    return [rows[i] for i in [*worst, *spread]]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[: MAX_SHOWN_CHARACTERS - 3]}..."
 
 
 def main(argv: Sequence[str]) -> int:
@@ -156,5 +169,6 @@ def main(argv: Sequence[str]) -> int:
         print_report(options.manifest.name, evaluation)
         print(f"by utterance: {output}")
     if evaluation.failures:
-        print(f"asr evaluate: {len(evaluation.failures)} utterances could not be read", file=sys.stderr)
+        count = f"{len(evaluation.failures)} of {len(references)}"
+        print(f"asr evaluate: {count} utterances could not be read", file=sys.stderr)
     return 1 if evaluation.failures else 0

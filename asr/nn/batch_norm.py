@@ -36,10 +36,14 @@ class _RunningStatistics(nn.Module):
 
     @torch.no_grad()
     def update(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        """Move the running moments towards this batch's; the variance is made unbiased, as torch does."""
+        """Move the running moments towards this batch's; the variance is made unbiased, as torch does.
+
+        A global batch without a real frame (count 0), all of whose utterances were left out, moves nothing.
+        """
         unbiased = variance * (count / (count - 1).clamp(min=1))
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), MOMENTUM)
-        self.running_variance.lerp_(unbiased.to(self.running_variance.dtype), MOMENTUM)
+        momentum = MOMENTUM * (count > 0).to(self.running_mean.dtype)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_variance.lerp_(unbiased.to(self.running_variance.dtype), momentum)
 
 
 class _Normalize(torch.autograd.Function):
@@ -119,9 +123,9 @@ class MaskedBatchNorm(_RunningStatistics):
             out = out if self.clip is None else out.clamp(0.0, self.clip)
             return padding.zero(out)
         per_frame = hidden[0, 0].numel() // hidden.shape[-1]
-        count = sum_over_ranks((lengths.sum() * per_frame).to(dtype)).clamp(min=1)
+        count = sum_over_ranks((lengths.sum() * per_frame).to(dtype))
         with torch.autocast(hidden.device.type, enabled=False):
-            result = _Normalize.apply(rows, padding, count, self.scale, self.shift, self.clip)
+            result = _Normalize.apply(rows, padding, count.clamp(min=1), self.scale, self.shift, self.clip)
         assert isinstance(result, tuple)
         out, mean, variance = result
         self.update(mean, variance, count)
@@ -173,12 +177,13 @@ class NormalizedLinear(nn.Module):
     def _moments(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(inputs.device.type, enabled=False):  # variances are differences: not in bf16
             rows = inputs.reshape(-1, inputs.shape[-1]).to(self.weight.dtype)
-            count = sum_over_ranks(lengths.sum().to(rows.dtype)).clamp(min=1)
-            input_mean = sum_over_ranks(rows.sum(0)) / count
+            count = sum_over_ranks(lengths.sum().to(rows.dtype))
+            divisor = count.clamp(min=1)
+            input_mean = sum_over_ranks(rows.sum(0)) / divisor
             mask = valid_mask(lengths, inputs.shape[1]).view(-1, 1)
             centred = (rows - input_mean) * mask
             covariance = centred.T @ centred  # (D, D), this rank's share, not yet divided by count
-            variance = sum_over_ranks(((self.weight @ covariance) * self.weight).sum(1)) / count
+            variance = sum_over_ranks(((self.weight @ covariance) * self.weight).sum(1)) / divisor
             variance, mean = variance.clamp(min=0.0), self.weight @ input_mean
         self.norm.update(mean.detach(), variance.detach(), count)
         return mean, variance

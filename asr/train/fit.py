@@ -38,6 +38,7 @@ from asr.train.checkpoints import FolderIO, Interrupted, RunCheckpoints
 from asr.train.left_out import LeftOut, leave_out
 from asr.train.memory import keep_freed_memory
 from asr.train.progress import ProgressLine
+from asr.train.ranks import global_rank
 from asr.train.task import CtcTask
 from asr.types import Drop
 
@@ -101,12 +102,12 @@ def fit(config: Config, folders: Mapping[str, Path], run: Path) -> None:
     callbacks = [
         RunCheckpoints(run, every_steps=config.trainer.checkpoint_every_steps, keep_last=config.trainer.keep_last),
         ProgressLine(config.trainer.log_every_steps),
-        LeftOut(ledger, train_corpus, validation),
+        LeftOut(ledger),
     ]
     trainer = _trainer(config, run, task, tokenizer, callbacks)
     index = checkpoint.read_index(run) if config.resume else {}
     resume_from = run / index["last"] if "last" in index else None
-    if config.resume and resume_from is None and not _rank():
+    if config.resume and resume_from is None and not _rank(config):
         print(f"resume=true: {run} holds no checkpoint; training begins at step 0", file=sys.stderr)
     try:
         trainer.fit(task, loaders[0], loaders[1], ckpt_path=resume_from)
@@ -130,7 +131,7 @@ def _test(config: Config, folders: Mapping[str, Path], run: Path, ledger: Ledger
         for index, utterance in enumerate(corpus.ids):
             drop = corpus.audio_or_drop(index) if utterance in evaluation.failures else None
             if isinstance(drop, Drop):
-                leave_out(ledger, drop, name)
+                leave_out(ledger, drop)
     (run / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print(f"run folder: {run}")
 
@@ -152,9 +153,8 @@ def _set_up_process(config: Config) -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
 
 
-def _rank() -> int:
-    """This process's number in the run, as torchrun or Lightning has told it; known before the trainer is made."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
+def _rank(config: Config) -> int:
+    return global_rank(config.trainer.devices)
 
 
 def _tokenizer(config: Config, corpus: Corpus, run: Path) -> Tokenizer:
@@ -176,8 +176,8 @@ def _drop_unusable(
         fastest_speed=max(config.augment.speeds),
     )
     for drop in drops:
-        ledger.add(drop, corpus.split_of(drop.id))
-    if drops and not _rank():
+        ledger.add(drop)
+    if drops and not _rank(config):
         reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(drop.reason for drop in drops).most_common())
         total = len(drops) + len(corpus)
         print(f"left out {len(drops)} of {total} training utterances: {reasons}; {ledger.path} names each")
@@ -189,7 +189,7 @@ def _sample(corpus: Corpus, seed: int, ledger: Ledger) -> Iterator[NDArray[np.fl
     for index in order:
         audio = corpus.audio_or_drop(int(index))
         if isinstance(audio, Drop):
-            leave_out(ledger, audio, corpus.split_of(audio.id))
+            leave_out(ledger, audio)
         else:
             usable += 1
             yield audio
@@ -200,7 +200,7 @@ def _sample(corpus: Corpus, seed: int, ledger: Ledger) -> Iterator[NDArray[np.fl
 def _loaders(
     config: Config, train: Corpus, validation: Corpus, tokenizer: Tokenizer, world_size: int
 ) -> tuple[BatchLoader, BatchLoader]:
-    data, rank = config.data, _rank()
+    data, rank = config.data, _rank(config)
     batch_samples = int(data.batch_seconds * data.sample_rate_hz)
     plan = BatchPlan(
         train.num_samples,
@@ -305,7 +305,7 @@ def _describe(
     total_steps: int,
 ) -> None:
     """Say what is about to be trained, on what, and where it goes."""
-    if _rank():
+    if _rank(config):
         return
     parameters = sum(p.numel() for p in speech_model.parameters()) / 1e6
     frame_milliseconds = 1000 * speech_model.frame_seconds

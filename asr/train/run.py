@@ -14,6 +14,7 @@ from pathlib import Path
 
 from asr.config import Config, run_recipe, to_yaml
 from asr.errors import ConfigError
+from asr.train.ranks import local_rank
 
 Prepare = Callable[[Config], Mapping[str, Path]]  # configuration -> split name -> folder of shards
 
@@ -61,7 +62,7 @@ def _run_folder(config: Config) -> Path:
 
 def _is_first_here() -> bool:
     """Whether this process is the first, or the only one, of the run's on this machine."""
-    return not int(os.environ.get("LOCAL_RANK", 0))
+    return not local_rank()
 
 
 def _begin(config: Config, run: Path) -> None:

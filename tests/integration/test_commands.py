@@ -159,7 +159,7 @@ def test_evaluate_names_what_it_cannot_read(
     assert run_command("evaluate", [str(trained), str(manifest), "--output", str(output)]) == 1
     captured = capsys.readouterr()
     assert "not evaluated: song-001" in captured.out
-    assert "1 utterances could not be read" in captured.err
+    assert f"1 of {len(lines)} utterances could not be read" in captured.err
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [(row["id"], str(broken) in row["error"]) for row in rows if "error" in row] == [("song-001", True)]
     assert len(rows) == len(SAYINGS)

@@ -19,8 +19,8 @@ def test_counts_and_lines(tmp_path: Path) -> None:
     assert ledger.summary() == "none"
     assert not path.exists()
     for name in ("a", "b", "c\n"):
-        ledger.add(Drop(name, Reason.TOO_LONG, "40.00 s"), source="train")
-    ledger.add(Drop("a", "truncated", "\u00fcber"), source="test")
+        ledger.add(Drop(name, Reason.TOO_LONG, "40.00 s", "train"))
+    ledger.add(Drop("a", "truncated", "\u00fcber", "test"))
     assert ledger.counts() == {Reason.TOO_LONG: 3, Reason.TRUNCATED: 1}
     assert ledger.summary() == f"3 too_long, 1 truncated ({path})"
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -43,7 +43,7 @@ def test_open_ledgers_know_what_others_have_entered(tmp_path: Path) -> None:
     assert one.add(Drop("a", Reason.MISSING, ""))
     assert not other.add(Drop("a", Reason.MISSING, ""))
     assert other.add(Drop("a", Reason.TRUNCATED, "")), "another reason is news"
-    assert other.add(Drop("a", Reason.MISSING, ""), source="test")
+    assert other.add(Drop("a", Reason.MISSING, "", "test"))
     assert not one.add(Drop("a", Reason.TRUNCATED, ""))
     assert len(one) == len(other) == 2
 

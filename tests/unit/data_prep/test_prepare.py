@@ -35,7 +35,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, .
                 if not path.exists():
                     soundfile.write(path, np.random.default_rng(i).uniform(-0.5, 0.5, 2000), 16_000)
                 found[name].append(Utterance(f"{name}-{i}", str(path), "yes", 0.125))
-            ledger.add(Drop(f"{name}-x", Reason.MISSING, ""), name)
+            ledger.add(Drop(f"{name}-x", Reason.MISSING, "", name))
         return found
 
     monkeypatch.setattr(an4, "splits", splits)

@@ -83,3 +83,15 @@ def test_reverse_within_lengths() -> None:
     once = reverse_within_lengths(hidden, torch.tensor([3, 1]))
     assert once[..., 0].tolist() == [[2, 1, 0, 3], [4, 5, 6, 7]]
     assert torch.equal(reverse_within_lengths(once, torch.tensor([3, 1])), hidden)
+
+
+def test_a_batch_without_real_frames_moves_no_statistics() -> None:
+    nothing, lengths = torch.zeros(2, 5, 4, dtype=torch.float64), torch.tensor([0, 0])
+    norm, layer = MaskedBatchNorm(4).double(), NormalizedLinear(4, 4).double()
+    for module in (norm, layer.norm):
+        torch.nn.init.normal_(module.running_mean)
+        torch.nn.init.uniform_(module.running_variance, 0.5, 2.0)
+    before = [buffer.clone() for buffer in (*norm.buffers(), *layer.buffers())]
+    norm(nothing, lengths), layer(nothing, lengths), layer.folded(nothing, lengths)
+    for was, now in zip(before, (*norm.buffers(), *layer.buffers()), strict=True):
+        assert torch.equal(was, now)

@@ -1,0 +1,35 @@
+"""A process's place in a run, from what each launcher sets."""
+
+import pytest
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+from asr.train.ranks import global_rank, local_rank
+
+NAMES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "SLURM_LOCALID")
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, (0, 0)),
+        ({"LOCAL_RANK": "2"}, (2, 2)),  # Lightning's child on one machine
+        ({"LOCAL_RANK": "2", "NODE_RANK": "3"}, (14, 2)),  # and on the fourth of several
+        ({"RANK": "9", "LOCAL_RANK": "1", "GROUP_RANK": "2"}, (9, 1)),  # torchrun
+        ({"SLURM_PROCID": "5", "SLURM_LOCALID": "1"}, (5, 1)),  # srun
+        ({"SLURM_PROCID": "1", "SLURM_LOCALID": "0", "RANK": "6", "LOCAL_RANK": "2"}, (6, 2)),  # torchrun under srun
+        # Lightning's child in an interactive job: the shell is task 0.
+        ({"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "LOCAL_RANK": "3"}, (3, 3)),
+    ],
+)
+def test_each_launcher(variables: dict[str, str], expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert (global_rank(devices=4), local_rank()) == expected
+    if variables.keys() == {"SLURM_PROCID", "SLURM_LOCALID"}:
+        theirs = SLURMEnvironment()
+        assert (theirs.global_rank(), theirs.local_rank()) == expected
+    if "RANK" in variables:
+        theirs = TorchElasticEnvironment()
+        assert (theirs.global_rank(), theirs.local_rank()) == expected
