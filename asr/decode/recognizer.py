@@ -16,6 +16,7 @@ from asr.checkpoint import Checkpoint
 from asr.decode.greedy import TokenPath, greedy
 from asr.decode.words import words_of
 from asr.errors import AsrError
+from asr.nn.folding import fold_norms
 from asr.types import Transcript
 
 BATCH_SECONDS = 600.0  # audio recognised at a time, padding included: some hundred MB of activations
@@ -33,13 +34,14 @@ class Recognizer:
     """Recognises whole utterances with greedy decoding. A transcript does not depend on what else is in its batch.
 
     Args:
-        checkpoint: from `asr.checkpoint.load`.
+        checkpoint: from `asr.checkpoint.load`; its model is this recogniser's from now on (`asr.nn.folding`).
         device: torch's name of it; None: a GPU if there is one.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str | None = None) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = checkpoint.model.to(self.device).eval()
+        self.model = checkpoint.model.to(self.device)
+        fold_norms(self.model)
         self.tokenizer = checkpoint.tokenizer
         self.sample_rate_hz = checkpoint.config.data.sample_rate_hz
 
