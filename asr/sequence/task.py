@@ -110,3 +110,7 @@ class SupervisedTask(Task):
     @abstractmethod
     def score(self, outputs: Tensor, examples: Examples) -> tuple[Tensor, Tensor]:
         """A sum over the batch and a count; the figure is the ratio of the sums over a set."""
+
+    def figures(self, outputs: Tensor, examples: Examples) -> dict[str, tuple[Tensor, Tensor]]:
+        """Other figures of the test set by name, each a sum and a count."""
+        return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from asr.errors import ConfigError
 from asr.sequence.model import SequenceModel
 from asr.sequence.report import Report
 from asr.sequence.settings import Case, Optim
-from asr.sequence.task import Outcome, Split, SupervisedTask
+from asr.sequence.task import Examples, Outcome, Split, SupervisedTask
 
 
 def fit(task: SupervisedTask, case: Case, report: Report) -> Outcome:
@@ -57,7 +58,8 @@ def fit(task: SupervisedTask, case: Case, report: Report) -> Outcome:
             break
     model.load_state_dict(best_weights)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Outcome(evaluate(model, task, "test", device), parameters, step, curve)
+    value, figures = test(model, task, device)
+    return Outcome(value, parameters, step, curve, figures)
 
 
 def build_model(task: SupervisedTask, case: Case) -> SequenceModel:
@@ -100,17 +102,39 @@ def reduce_learning_rate(
             group["lr"] *= optim.reduce_factor
 
 
-@torch.no_grad()
 def evaluate(model: torch.nn.Module, task: SupervisedTask, split: Split, device: torch.device) -> float:
     """The task's figure on a held-out set."""
+    return _ratios(model, task, split, device, lambda outputs, examples: {"": task.score(outputs, examples)})[""]
+
+
+def test(model: torch.nn.Module, task: SupervisedTask, device: torch.device) -> tuple[float, dict[str, float]]:
+    """The task's figure on the test set, and its other figures."""
+    figures = _ratios(
+        model,
+        task,
+        "test",
+        device,
+        lambda outputs, examples: {"": task.score(outputs, examples), **task.figures(outputs, examples)},
+    )
+    return figures.pop(""), figures
+
+
+@torch.no_grad()
+def _ratios(
+    model: torch.nn.Module,
+    task: SupervisedTask,
+    split: Split,
+    device: torch.device,
+    measure: Callable[[Tensor, Examples], dict[str, tuple[Tensor, Tensor]]],
+) -> dict[str, float]:
+    """Sums over a set divided by counts over it, by name."""
     model.eval()
-    total, count = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    sums: dict[str, Tensor] = {}
     for examples in task.evaluation(split):
         examples = examples.to(device)
-        batch_total, batch_count = task.score(model(examples), examples)
-        total += batch_total.double().cpu()
-        count += batch_count.double().cpu()
-    return float(total / count)
+        for name, pair in measure(model(examples), examples).items():
+            sums[name] = sums.get(name, torch.zeros(2).double()) + torch.stack([x.double().cpu() for x in pair])
+    return {name: float(total / count) for name, (total, count) in sums.items()}
 
 
 def choose_device(case: Case) -> torch.device:
