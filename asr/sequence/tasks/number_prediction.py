@@ -1,0 +1,179 @@
+"""Number prediction (Yu, Lee and Le 2017, section 4.1): of the numbers x_0 .. x_{T-1}, all below T, say x_{x_0}.
+
+A reader that jumps needs two: the first says how far the second is. `stack=skip` learns to by REINFORCE; any other
+stack reads everything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from asr import stacks
+from asr.config.fields import PositiveInt, Section
+from asr.config.options import validate_stack
+from asr.errors import ConfigError
+from asr.sequence.report import Report
+from asr.sequence.settings import Case, Data
+from asr.sequence.task import Examples, Outcome, Split, SupervisedTask
+from asr.sequence.trainer import fit, make_optimizer
+from asr.stacks.skip import Skip, reinforce_loss
+
+TIMED_SEQUENCES, TIMINGS = 500, 9
+
+
+class Options(Section):
+    """Options of number prediction."""
+
+    lengths: tuple[PositiveInt, ...] = Field(
+        (20,), description="T; several: a curriculum, the next one when `enough` of the last are right"
+    )
+    enough: float = Field(0.98, gt=0.0, le=1.0)
+    num_test: PositiveInt = Field(2000, description="sequences of the validation set, and of the test set")
+
+
+def build(options: Options, data: Data) -> NumberPrediction:
+    """Make the task."""
+    return NumberPrediction(options)
+
+
+class NumberPrediction(SupervisedTask):
+    """(B, T) numbers -> the one that the first one points at."""
+
+    figure = "accuracy"
+    higher_is_better = True
+    readout = "last"
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.length = options.lengths[0]
+        self.input_size = self.output_size = options.lengths[-1]
+        self.chance = 1 / options.lengths[-1]
+
+    def run(self, case: Case, report: Report) -> Outcome:
+        if case.stack is None or case.stack.name != "skip":
+            return fit(self, case, report)
+        return self._run_skimmer(case, report)
+
+    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Examples]:
+        while True:
+            yield self._examples(batch_size, generator)
+
+    def evaluation(self, split: Split) -> Iterable[Examples]:
+        generator = torch.Generator().manual_seed({"validation": -1, "test": -2}[split])
+        return [self._examples(self.options.num_test, generator)]
+
+    def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
+        return F.cross_entropy(outputs, examples.targets)
+
+    def score(self, outputs: Tensor, examples: Examples) -> tuple[Tensor, Tensor]:
+        return (outputs.argmax(1) == examples.targets).sum(), torch.tensor(len(outputs))
+
+    def _examples(self, count: int, generator: torch.Generator) -> Examples:
+        numbers = torch.randint(self.length, (count, self.length), generator=generator)
+        return Examples(numbers, torch.full((count,), self.length), numbers.gather(1, numbers[:, :1])[:, 0])
+
+    def _run_skimmer(self, case: Case, report: Report) -> Outcome:
+        torch.manual_seed(case.seed)
+        model = Skimmer(case, self.input_size)
+        optimizer = make_optimizer(model, case.optim)
+        generator = torch.Generator().manual_seed(case.seed)
+        stages = iter(self.options.lengths[1:])
+        curve: list[tuple[int, float, float]] = []
+        losses: list[Tensor] = []
+        step = 0
+        for step in range(1, case.steps + 1):
+            examples = self._examples(case.batch_size, generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss = model.loss(examples)
+            loss.backward()
+            if case.optim.gradient_clip:
+                nn.utils.clip_grad_norm_(model.parameters(), case.optim.gradient_clip)
+            optimizer.step()
+            losses.append(loss.detach())
+            report.step(step)
+            if step % case.evaluate_every and step != case.steps:
+                continue
+            value, _ = self._evaluate(model, "validation")
+            curve.append((step, torch.stack(losses).mean().item(), value))
+            losses.clear()
+            report.point(*curve[-1])
+            if value >= self.options.enough:
+                following = next(stages, None)
+                if following is not None:
+                    self.length = following
+                elif case.stop_at_target and case.target is not None and case.target.holds(value):
+                    break
+        if self.length != self.options.lengths[-1]:  # the curriculum did not end: judged on what was asked for
+            self.length = self.options.lengths[-1]
+        value, read = self._evaluate(model, "test")
+        figures = {"share of numbers read": read / self.length, "times as fast as reading all": self._gain(model, case)}
+        return Outcome(value, sum(p.numel() for p in model.parameters()), step, curve, figures)
+
+    @torch.no_grad()
+    def _evaluate(self, model: Skimmer, split: Split) -> tuple[float, float]:
+        """Accuracy, and numbers read of a sequence."""
+        (examples,) = self.evaluation(split)
+        outputs, frames_read = model.answer(examples)
+        total, count = self.score(outputs, examples)
+        return float(total / count), float(frames_read.double().mean())
+
+    @torch.no_grad()
+    def _gain(self, model: Skimmer, case: Case) -> float:
+        """Seconds of an LSTM of the same size that reads all numbers, over those of the skimmer; medians in turn."""
+        assert case.stack is not None
+        size = case.stack.model_dump(include={"num_layers", "hidden_size"})
+        options = validate_stack({"name": "lstm", "bidirectional": False, "batch_norm": "none", **size})
+        reader = stacks.build(options, model.embedding.embedding_dim).eval()
+        examples = self._examples(TIMED_SEQUENCES, torch.Generator().manual_seed(-3))
+
+        def read_all() -> None:
+            reader(model.embedding(examples.inputs), examples.lengths)
+
+        def seconds(function: Callable[[], object]) -> float:
+            start = time.perf_counter()
+            function()
+            return time.perf_counter() - start
+
+        for warm_up in (lambda: model.answer(examples), read_all):
+            warm_up()
+        times = [(seconds(lambda: model.answer(examples)), seconds(read_all)) for _ in range(TIMINGS)]
+        ours, theirs = (sorted(column)[TIMINGS // 2] for column in zip(*times, strict=True))
+        return theirs / ours
+
+
+class Skimmer(nn.Module):
+    """Symbols -> a skimming LSTM -> an answer, trained by cross-entropy and REINFORCE together.
+
+    Args:
+        case: `stack=skip`, `embedding_size`.
+        num_symbols: that come in, and may be the answer.
+    """
+
+    def __init__(self, case: Case, num_symbols: int) -> None:
+        super().__init__()
+        if not case.embedding_size:
+            raise ConfigError("embedding_size: got 0, expected 1 or more with stack=skip")
+        assert case.stack is not None
+        self.embedding = nn.Embedding(num_symbols, case.embedding_size)
+        stack = stacks.build(case.stack, case.embedding_size)
+        assert isinstance(stack, Skip)
+        self.stack = stack
+        self.linear = nn.Linear(stack.output_size, num_symbols)
+
+    def loss(self, examples: Examples) -> Tensor:
+        """The paper's equation 2: jumps are drawn; a right answer is worth +1, a wrong one -1."""
+        trace = self.stack.train().read(self.embedding(examples.inputs), examples.lengths, sample=True)
+        outputs = self.linear(trace.hidden)
+        rewards = (outputs.argmax(1) == examples.targets).float() * 2 - 1
+        return F.cross_entropy(outputs, examples.targets) + reinforce_loss(trace, rewards).mean()
+
+    def answer(self, examples: Examples) -> tuple[Tensor, Tensor]:
+        """Outputs (B, V) and the numbers read (B,); jumps are the most probable ones."""
+        trace = self.stack.eval().read(self.embedding(examples.inputs), examples.lengths, sample=False)
+        return self.linear(trace.hidden), trace.frames_read

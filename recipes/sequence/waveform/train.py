@@ -1,0 +1,6 @@
+"""Waveform generation: `python recipes/sequence/waveform/train.py stack=NAME [scale=full] [key=value ...]`."""
+
+from asr.sequence.command import main
+
+if __name__ == "__main__":
+    main(__file__)

@@ -1,0 +1,236 @@
+"""Each task's examples are what its paper says, and the figure of a blind answer is the chance level that it states."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from asr.errors import ConfigError
+from asr.sequence import tasks
+from asr.sequence.settings import Case
+from asr.sequence.task import Examples, SupervisedTask
+from asr.sequence.tasks.frequency import OTHERS_MS, WANTED_MS, other_periods
+from asr.sequence.tasks.number_prediction import NumberPrediction, Skimmer
+
+
+def make(name: str, **options: object) -> SupervisedTask:
+    task = tasks.build(name, Case(options=options), "test")
+    assert isinstance(task, SupervisedTask)
+    return task
+
+
+def batch(task: SupervisedTask, count: int = 200, seed: int = 1) -> Examples:
+    return next(iter(task.batches(count, torch.Generator().manual_seed(seed))))
+
+
+def figure(task: SupervisedTask, examples: Examples, outputs: Tensor) -> float:
+    total, count = task.score(outputs, examples)
+    return float(total / count)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adding", {"length": 9}),
+        ("recall", {"num_distractors": 9}),
+        ("copy_memory", {"length": 9}),
+        ("frequency", {}),
+        ("number_prediction", {"lengths": [9]}),
+        ("waveform", {}),
+    ],
+)
+def test_batches_come_from_the_generator_and_held_out_sets_stay(name: str, options: dict[str, object]) -> None:
+    task = make(name, **options)
+    same, again, other = batch(task), batch(task), batch(task, seed=2)
+    assert torch.equal(same.inputs, again.inputs)
+    assert torch.equal(same.targets, again.targets)
+    if name != "waveform":  # which is one sequence
+        assert not torch.equal(same.targets, other.targets)
+        first, second = (torch.cat([e.targets.flatten() for e in task.evaluation(s)]) for s in ("validation", "test"))
+        assert not torch.equal(first, second)
+    for split in ("validation", "test"):
+        sets = [torch.cat([e.targets.flatten() for e in task.evaluation(split)]) for _ in range(2)]
+        assert torch.equal(*sets)
+
+
+def test_adding() -> None:
+    task = make("adding", length=7)
+    examples = batch(task, 4000)
+    values, marks = examples.inputs.unbind(-1)
+    assert ((marks == 0) | (marks == 1)).all()
+    assert (marks.sum(1) == 2).all()
+    assert marks.mean(0).sub(2 / 7).abs().max() < 0.04  # each place is as likely
+    for i in range(20):
+        first, second = marks[i].nonzero()[:, 0].tolist()
+        assert examples.targets[i] == pytest.approx(float(values[i, first] + values[i, second]), abs=1e-6)
+    assert task.chance is not None
+    assert figure(task, examples, torch.ones(4000, 1)) == pytest.approx(task.chance, abs=0.01)
+
+
+def test_recall() -> None:
+    task = make("recall", num_distractors=30, num_symbols=5, num_distractor_symbols=3)
+    examples = batch(task, 1000)
+    assert examples.inputs.shape == (1000, 31)
+    assert examples.inputs[:, 0].unique().tolist() == [0, 1, 2, 3, 4]
+    assert examples.inputs[:, 1:].unique().tolist() == [5, 6, 7]
+    assert torch.equal(examples.targets, examples.inputs[:, 0])
+    blind = torch.zeros(1000, 5)
+    blind[:, 2] = 1
+    assert task.chance == 0.2
+    assert figure(task, examples, blind) == pytest.approx(0.2, abs=0.05)
+
+
+def test_copy_memory() -> None:
+    task = make("copy_memory", length=12)
+    examples = batch(task, 500)
+    symbols = examples.inputs[..., 0].long()
+    assert symbols.shape == examples.targets.shape == (500, 32)
+    assert symbols[:, :10].unique().tolist() == list(range(1, 9))
+    assert (symbols[:, 10:21] == 0).all()
+    assert (symbols[:, 21:] == 9).all()
+    assert (examples.targets[:, :22] == 0).all()
+    assert torch.equal(examples.targets[:, 22:], symbols[:, :10])
+    memoryless = torch.full((500, 32, 10), -50.0)
+    memoryless[:, :22, 0] = 0
+    memoryless[:, 22:, 1:9] = 0
+    assert task.chance == pytest.approx(10 * math.log(8) / 32)
+    assert figure(task, examples, memoryless) == pytest.approx(task.chance, rel=1e-4)
+    assert float(task.loss(memoryless, examples)) == pytest.approx(task.chance, rel=1e-4)
+    right = torch.nn.functional.one_hot(examples.targets, 10).float()
+    (total, count), *_ = task.figures(right, examples).values()
+    assert total == count == 5000
+
+
+def test_copy_memory_at_500_has_the_papers_baseline() -> None:
+    assert make("copy_memory", length=500).chance == pytest.approx(0.0400, abs=5e-5)
+    assert make("copy_memory", length=1000).chance == pytest.approx(0.0204, abs=5e-5)
+
+
+@pytest.mark.parametrize("waveform", ["sines", "speech_like"])
+def test_waveform(waveform: str) -> None:
+    task = make("waveform", waveform=waveform)
+    examples = batch(task)
+    wave = examples.targets[0]
+    assert wave.shape == (320,)
+    assert float(wave.abs().max()) == pytest.approx(1.0)
+    assert examples.inputs.flatten().nonzero().tolist() == [[0]]
+    mean = wave.mean().expand(1, 320, 1)
+    assert figure(task, examples, mean) == pytest.approx(1.0, abs=1e-5)
+    assert figure(task, examples, wave[None, :, None]) == 0.0
+
+
+def test_the_two_waveforms_have_the_periods_that_are_stated() -> None:
+    sines = make("waveform", waveform="sines", length=160 * 8)
+    power = torch.fft.rfft(batch(sines).targets[0]).abs().square()
+    assert sorted(power.topk(4).indices.tolist()) == [8, 16, 40, 160]  # 1280 samples / 160, 80, 32, 8
+    speech = make("waveform", waveform="speech_like", length=147 * 6)
+    power = torch.fft.rfft(batch(speech).targets[0]).abs().square()
+    assert int(power.argmax()) == 4 * 6  # the formant's harmonic of 147 samples
+
+
+@pytest.mark.parametrize("sampling", ["standard", "high_resolution", "asynchronous"])
+def test_frequency(sampling: str) -> None:
+    """The period can be found from values and times: a sine of the right one fits them, in just the wanted class."""
+    task = make("frequency", sampling=sampling)
+    examples = batch(task, 60)
+    assert examples.times is not None
+    assert examples.inputs.shape == (60, examples.times.shape[1], 1)
+    periods = torch.linspace(*WANTED_MS, 401).double()
+    for i, length in enumerate(examples.lengths.tolist()):
+        times, values = examples.times[i, :length].double(), examples.inputs[i, :length, 0].double()
+        steps = times.diff()
+        assert float(times[0]) >= 0
+        assert float(times[-1]) <= 125.001
+        if sampling == "asynchronous":
+            assert 15 <= length <= 125
+            assert (steps >= 0).all()
+        else:
+            assert torch.allclose(steps, torch.full_like(steps, 1.0 if sampling == "standard" else 0.1), atol=1e-3)
+        angles = 2 * math.pi * times[None] / periods[:, None]
+        basis = torch.stack((angles.sin(), angles.cos()), -1)  # (P, n, 2)
+        fitted = basis @ torch.linalg.lstsq(basis, values[None, :, None].expand(401, -1, -1)).solution
+        error = float((fitted[..., 0] - values).square().mean(1).min())
+        if examples.targets[i]:
+            assert error < 1e-4
+        elif times[-1] - times[0] > 40:  # a short piece of another sine may look alike
+            assert error > 1e-4
+
+
+def test_other_periods_are_log_uniform_without_the_wanted_ones() -> None:
+    periods = other_periods(20_000, torch.Generator().manual_seed(0))
+    assert OTHERS_MS[0] <= float(periods.min()) < 1.01
+    assert 99 < float(periods.max()) <= OTHERS_MS[1]
+    assert not ((periods > WANTED_MS[0]) & (periods < WANTED_MS[1])).any()
+    assert float((periods < 5).double().mean()) == pytest.approx(math.log(5) / math.log(100 * 5 / 6), abs=0.015)
+
+
+def test_time_as_a_feature() -> None:
+    with_feature, with_stamp = (batch(make("frequency", time=t), 5) for t in ("feature", "stamp"))
+    assert with_feature.times is None
+    assert with_stamp.times is not None
+    assert torch.allclose(with_feature.inputs[..., 1], with_stamp.times / 50 - 1)
+    assert torch.equal(with_feature.inputs[..., :1], with_stamp.inputs)
+
+
+def test_number_prediction() -> None:
+    task = make("number_prediction", lengths=[20])
+    examples = batch(task, 300)
+    for numbers, answer in zip(examples.inputs.tolist(), examples.targets.tolist(), strict=True):
+        assert answer == numbers[numbers[0]]
+    assert examples.inputs.max() == 19
+
+
+def test_a_curriculum_asks_for_the_last_length_and_starts_with_the_first() -> None:
+    task = make("number_prediction", lengths=[4, 9])
+    assert isinstance(task, NumberPrediction)
+    assert (task.input_size, task.output_size, task.length) == (9, 9, 4)
+    assert batch(task).inputs.max() == 3
+
+
+def test_a_skimmer_that_jumps_by_what_it_reads_reads_two_numbers() -> None:
+    """A policy set by hand: the jump is the number; the answer is then the number that is read last."""
+    case = Case.model_validate(
+        {
+            "embedding_size": 6,
+            "stack": {"name": "skip", "num_layers": 1, "hidden_size": 6, "max_jump": 5, "max_jumps": 1},
+        }
+    )
+    task = make("number_prediction", lengths=[6])
+    torch.manual_seed(0)
+    model = Skimmer(case, 6)
+    hidden = model.stack.read(model.embedding(torch.arange(6)[:, None]), torch.ones(6).long(), sample=False).hidden
+    with torch.no_grad():  # what each number leaves in the LSTM tells it apart linearly, for the policy and the answer
+        for linear in (model.stack.policy, model.linear):
+            linear.weight.copy_((30 * torch.linalg.pinv(hidden)).T)
+            linear.bias.zero_()
+    examples = batch(task, 200)
+    outputs, frames_read = model.answer(examples)
+    first = examples.inputs[:, 0]
+    assert torch.equal(frames_read, torch.where(first == 0, 1, 2))  # a jump of 0 stops
+    assert torch.equal(
+        model.stack.read(model.embedding(examples.inputs), examples.lengths, sample=False).jumps[:, 0], first
+    )
+    assert outputs.shape == (200, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("adding", {"length": 1}, r"options\.length"),
+        ("recall", {"num_symbols": 0}, r"options\.num_symbols"),
+        ("copy_memory", {"inputs": "digits"}, r"options\.inputs.*digits"),
+        ("frequency", {"sampling": "regular"}, r"options\.sampling.*regular"),
+        ("waveform", {"lenght": 3}, r"options\.lenght"),
+        ("ading", {}, "did you mean adding"),
+    ],
+)
+def test_wrong_options_are_named(name: str, options: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make(name, **options)
+
+
+def test_a_skimmer_needs_symbols_as_vectors() -> None:
+    case = Case.model_validate({"stack": {"name": "skip", "hidden_size": 6}})
+    with pytest.raises(ConfigError, match="embedding_size: got 0"):
+        Skimmer(case, 6)
