@@ -201,6 +201,9 @@ class Optim(Section):
     gradient_clip: NonNegativeFloat = Field(
         default=10.0, description="norm of the gradient of the loss per target token; 0: no clipping"
     )
+    vanishing_regularizer: NonNegativeFloat = Field(
+        default=0.0, description="weight of Pascanu et al.'s Omega, for simple recurrent cells; 0: none"
+    )
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.0, description="average of weights; 0: none")
 
 

@@ -79,7 +79,7 @@ def run(folder: Path, arguments: Sequence[str]) -> bool:
     print(result)
     try:
         draw_curve(run_dir / "curve.png", task, title, outcome, case)
-        print(f"curve: {run_dir / 'curve.png'}")
+        print("pictures:", *(str(path) for path in [run_dir / "curve.png", *task.draw(run_dir)]))
     except ImportError:
         print("no curve.png: matplotlib is not installed (pip install 'asr-toolkit[plots]')", file=sys.stderr)
     return result.passed is not False

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from asr.sequence.model import SequenceModel
     from asr.sequence.report import Report
     from asr.sequence.settings import Case
 
@@ -70,6 +72,10 @@ class Task(ABC):
     def run(self, case: Case, report: Report) -> Outcome:
         """Train as `case` says, telling `report` how it goes."""
 
+    def draw(self, folder: Path) -> list[Path]:
+        """Draw pictures of its own into `folder` after a run, with matplotlib; gives their paths."""
+        return []
+
 
 class SupervisedTask(Task):
     """A task that the shared trainer trains: batches of inputs and targets, a loss, a figure.
@@ -89,6 +95,9 @@ class SupervisedTask(Task):
         from asr.sequence.trainer import fit
 
         return fit(self, case, report)
+
+    def initialize(self, model: SequenceModel) -> None:
+        """Draw the weights anew, for a task whose paper wants them so; by default they stay as they are."""
 
     @abstractmethod
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Examples]:

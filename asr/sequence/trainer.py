@@ -11,6 +11,7 @@ from torch import Tensor
 
 from asr import stacks
 from asr.errors import ConfigError
+from asr.nn.vanishing import set_vanishing_regularizer
 from asr.sequence.model import SequenceModel
 from asr.sequence.report import Report
 from asr.sequence.settings import Case, Optim
@@ -25,6 +26,8 @@ def fit(task: SupervisedTask, case: Case, report: Report) -> Outcome:
     device = choose_device(case)
     torch.manual_seed(case.seed)
     model = build_model(task, case).to(device)
+    task.initialize(model)
+    set_vanishing_regularizer(model, case.optim.vanishing_regularizer)
     optimizer = make_optimizer(model, case.optim)
     generator = torch.Generator().manual_seed(case.seed)
     curve: list[tuple[int, float, float]] = []

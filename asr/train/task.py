@@ -14,6 +14,7 @@ from asr.heads.ctc import ctc_loss
 from asr.metrics.error_rates import Edits, character_edits, word_edits
 from asr.model import SpeechModel
 from asr.nn.distributed import sum_over_ranks, world_size
+from asr.nn.vanishing import set_vanishing_regularizer
 from asr.text.tokenizer import Tokenizer
 from asr.train.average import WeightAverage
 from asr.train.schedule import learning_rate
@@ -50,6 +51,7 @@ class CtcTask(lightning.LightningModule):
         self.optim = optim
         self.seed = seed
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
+        set_vanishing_regularizer(model, optim.vanishing_regularizer)
         self.average = WeightAverage(model, optim.ema_decay) if optim.ema_decay else None
         self.edits = [Edits(), Edits()]  # of the running validation: words, characters
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from asr.nn.cells import elementwise
 from asr.nn.cells.base import Cell, FullLink, gpu_loops, product_type, recurrent_weight, shifted, stacked
+from asr.nn.vanishing import omega_gradient
 
 Activation = Literal["tanh", "relu", "clipped_relu"]
 CLIP = 20.0  # of the clipped ReLU, Deep Speech 2, section 3.1
@@ -26,9 +27,13 @@ class RnnCell(Cell):
         num_chains: K.
         activation: f.
         diagonal: each unit sees its own past only; f is tanh.
+
+    Attributes:
+        vanishing_weight: of the regulariser Omega (`asr.nn.vanishing`), whose gradient joins the recurrent matrix's.
     """
 
     num_gates = 1
+    vanishing_weight: float = 0.0
 
     def __init__(
         self, *, hidden_size: int, num_chains: int, activation: Activation = "tanh", diagonal: bool = False
@@ -45,12 +50,13 @@ class RnnCell(Cell):
         if self.diagonal:
             outputs, (hidden,) = elementwise.recur("rnn", self.recurrent, (initial,), projected)
             return outputs, hidden
-        outputs = _RnnLoop.apply(self.activation, self.recurrent, initial, *projected)
+        outputs = _RnnLoop.apply(self.activation, self.vanishing_weight, self.recurrent, initial, *projected)
         assert isinstance(outputs, Tensor)
         return outputs, outputs[:, -1]
 
     def on_cudnn(self, device: torch.device) -> bool:
-        return device.type == "cuda" and not self.diagonal and self.activation != "clipped_relu"
+        fits = not self.diagonal and self.activation != "clipped_relu" and not self.vanishing_weight
+        return fits and device.type == "cuda"
 
     def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
         function = torch._VF.rnn_tanh if self.activation == "tanh" else torch._VF.rnn_relu  # nn.RNN's functional form
@@ -59,10 +65,16 @@ class RnnCell(Cell):
 
 
 class _RnnLoop(torch.autograd.Function):
-    """(activation, recurrent, initial (K, B, H), projected_1 .. projected_K (S, B, H)) -> outputs (K, S, B, H)."""
+    """The time loop.
+
+    (activation, Omega's weight, recurrent (K, H, H), initial (K, B, H), projected_1 .. projected_K (S, B, H))
+    -> outputs (K, S, B, H).
+    """
 
     @staticmethod
-    def forward(ctx, activation: Activation, recurrent: Tensor, initial: Tensor, *projected: Tensor) -> Tensor:
+    def forward(
+        ctx, activation: Activation, vanishing_weight: float, recurrent: Tensor, initial: Tensor, *projected: Tensor
+    ) -> Tensor:
         outputs = stacked(projected, recurrent)
         loops = gpu_loops(outputs) if activation == "clipped_relu" else None
         if loops is not None:
@@ -71,6 +83,7 @@ class _RnnLoop(torch.autograd.Function):
             _run(activation, outputs, initial, FullLink(recurrent))
         ctx.save_for_backward(outputs, recurrent, initial)
         ctx.activation, ctx.projected_type, ctx.product_type = activation, projected[0].dtype, product_type(recurrent)
+        ctx.vanishing_weight = vanishing_weight
         return outputs
 
     @staticmethod
@@ -86,7 +99,11 @@ class _RnnLoop(torch.autograd.Function):
         d_initial = torch.zeros_like(initial)
         link.add_carry(d_initial, d_gates[:, 0])
         d_recurrent = link.gradient(d_gates, shifted(initial, outputs), ctx.product_type)
-        return None, d_recurrent, d_initial, *d_gates.to(ctx.projected_type).unbind(0)
+        if ctx.vanishing_weight:
+            carried = torch.matmul(d_gates, recurrent[:, None])
+            d_hidden = gradients[0] + nn.functional.pad(carried[:, 1:], (0, 0, 0, 0, 0, 1))
+            d_recurrent = d_recurrent + ctx.vanishing_weight * omega_gradient(carried, d_hidden, d_gates, recurrent)[1]
+        return None, None, d_recurrent, d_initial, *d_gates.to(ctx.projected_type).unbind(0)
 
 
 def _run(activation: Activation, outputs: Tensor, initial: Tensor, link: FullLink) -> None:

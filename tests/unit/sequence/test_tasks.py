@@ -12,6 +12,8 @@ from asr.sequence.settings import Case
 from asr.sequence.task import Examples, SupervisedTask
 from asr.sequence.tasks.frequency import OTHERS_MS, WANTED_MS, other_periods
 from asr.sequence.tasks.number_prediction import NumberPrediction, Skimmer
+from asr.sequence.tasks.temporal_order import smart_matrix
+from asr.sequence.trainer import build_model
 
 
 def make(name: str, **options: object) -> SupervisedTask:
@@ -36,6 +38,7 @@ def figure(task: SupervisedTask, examples: Examples, outputs: Tensor) -> float:
         ("recall", {"num_distractors": 9}),
         ("copy_memory", {"length": 9}),
         ("frequency", {}),
+        ("temporal_order", {"num_test": 500}),
         ("number_prediction", {"lengths": [9]}),
         ("waveform", {}),
     ],
@@ -105,6 +108,29 @@ def test_copy_memory() -> None:
 def test_copy_memory_at_500_has_the_papers_baseline() -> None:
     assert make("copy_memory", length=500).chance == pytest.approx(0.0400, abs=5e-5)
     assert make("copy_memory", length=1000).chance == pytest.approx(0.0204, abs=5e-5)
+
+
+def test_temporal_order() -> None:
+    task = make("temporal_order", length=50)
+    examples = batch(task, 2000)
+    for symbols, target in zip(examples.inputs.tolist(), examples.targets.tolist(), strict=True):
+        places = [i for i, symbol in enumerate(symbols) if symbol < 2]
+        assert len(places) == 2
+        assert 5 <= places[0] < 10
+        assert 25 <= places[1] < 30
+        assert target == symbols[places[0]] + 2 * symbols[places[1]]
+    assert figure(task, examples, torch.tensor([[1.0, 0, 0, 0]]).expand(2000, 4)) == pytest.approx(0.75, abs=0.05)
+
+
+def test_smart_tanh_has_15_links_a_unit_and_a_spectral_radius_of_095() -> None:
+    torch.manual_seed(0)
+    weight = smart_matrix(50)
+    assert (weight != 0).sum(1).tolist() == [15] * 50
+    assert float(torch.linalg.eigvals(weight).abs().max()) == pytest.approx(0.95, rel=1e-5)
+    task = make("temporal_order", initialization="smart_tanh")
+    case = Case.model_validate({"stack": {"name": "gru", "bidirectional": False}})
+    with pytest.raises(ConfigError, match=r"options\.initialization: got smart_tanh"):
+        task.initialize(build_model(task, case))
 
 
 @pytest.mark.parametrize("waveform", ["sines", "speech_like"])

@@ -1,0 +1,6 @@
+"""The latch: `python recipes/sequence/latch/train.py [key=value ...]`."""
+
+from asr.sequence.command import main
+
+if __name__ == "__main__":
+    main(__file__)
