@@ -16,6 +16,7 @@ COMMANDS = {
     "check": ("compose a recipe's configuration and print it, or all its mistakes", "asr.config.check:main"),
     "decode": ("transcribe audio files", "asr.decode.cli:main"),
     "evaluate": ("word and character error rates of a model on a manifest", "asr.decode.evaluate:main"),
+    "align": ("say where each word of a known text was said", "asr.decode.align_cli:main"),
     "show": ("hear and see what augmentation does to a file", "asr.features.show:main"),
     "stack": ("size, cost, look-ahead and memory of stacks, side by side", "asr.stacks._command:main"),
 }

@@ -96,8 +96,12 @@ def no_data(corpus: str, data: Data, expected: str, source: str) -> ConfigError:
     )
 
 
+COMMANDS = {"train_ngram"}  # modules that are programs; every other one reads a corpus
+
+
 def _corpus(name: str) -> ModuleType:
-    known = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    public = (module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    known = sorted(set(public) - COMMANDS)
     if name not in known:
         raise ConfigError(f"data.corpus: got {name!r}, expected one of {', '.join(known)}{did_you_mean(name, known)}")
     return import_module(f"{__name__}.{name}")
