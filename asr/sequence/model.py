@@ -22,6 +22,7 @@ class SequenceModel(nn.Module):
         readout: after every frame, or after the last one.
         embedding_size: of a symbol's learned vector; 0: one-hot.
         readout_deviation: of the read-out's initial weights; 0: torch's own.
+        readout_dropout: on its input.
     """
 
     def __init__(
@@ -33,12 +34,14 @@ class SequenceModel(nn.Module):
         readout: Literal["every", "last"],
         embedding_size: int = 0,
         readout_deviation: float = 0.0,
+        readout_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.input_size = input_size
         self.embedding = nn.Embedding(input_size, embedding_size) if embedding_size else None
         self.stack = stack
         self.readout = readout
+        self.dropout = nn.Dropout(readout_dropout)
         self.linear = nn.Linear(stack.output_size, output_size)
         if readout_deviation:
             nn.init.normal_(self.linear.weight, std=readout_deviation)
@@ -53,4 +56,4 @@ class SequenceModel(nn.Module):
         hidden, lengths = self.stack(inputs, examples.lengths, *times)
         if self.readout == "last":
             hidden = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
-        return self.linear(hidden)
+        return self.linear(self.dropout(hidden))

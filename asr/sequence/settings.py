@@ -54,6 +54,7 @@ class Optim(Section):
         description="the learning rate's factor when an evaluation is worse than the last `reduce_after` ones",
     )
     reduce_after: PositiveInt = 3
+    reduce_from: NonNegativeInt = Field(default=0, description="evaluations before the first such reduction")
 
 
 class Target(Section):
@@ -85,6 +86,7 @@ class Case(Section):
     stack: Annotated[SerializeAsAny[StackOptions] | None, BeforeValidator(lambda v: v and validate_stack(v))] = None
     embedding_size: NonNegativeInt = Field(0, description="for symbols: a learned vector of so many; 0: one-hot")
     readout_deviation: NonNegativeFloat = Field(0.0, description="of the read-out's initial weights; 0: torch's own")
+    readout_dropout: Probability = Field(default=0.0, description="on the read-out's input")
     optim: Optim = Optim()
     batch_size: PositiveInt = 32
     steps: PositiveInt = Field(1000, description="updates")

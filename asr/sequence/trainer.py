@@ -76,6 +76,7 @@ def build_model(task: SupervisedTask, case: Case) -> SequenceModel:
         readout=task.readout,
         embedding_size=case.embedding_size,
         readout_deviation=case.readout_deviation,
+        readout_dropout=case.readout_dropout,
     )
 
 
@@ -98,7 +99,7 @@ def reduce_learning_rate(
     It is compared with `reduce_after` of them (Bai et al. 2018, code of the music and character tasks).
     """
     *before, last = values[-optim.reduce_after - 1 :]
-    if optim.reduce_factor == 1.0 or len(before) < optim.reduce_after:
+    if optim.reduce_factor == 1.0 or len(before) < optim.reduce_after or len(values) <= optim.reduce_from:
         return
     if last < min(before) if higher_is_better else last > max(before):
         for group in optimizer.param_groups:
