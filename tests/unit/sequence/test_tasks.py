@@ -12,6 +12,7 @@ from asr.sequence.settings import Case
 from asr.sequence.task import Examples, SupervisedTask
 from asr.sequence.tasks.frequency import OTHERS_MS, WANTED_MS, other_periods
 from asr.sequence.tasks.number_prediction import NumberPrediction, Skimmer
+from asr.sequence.tasks.reversal import EncoderDecoder
 from asr.sequence.tasks.temporal_order import smart_matrix
 from asr.sequence.trainer import build_model
 
@@ -260,3 +261,28 @@ def test_a_skimmer_needs_symbols_as_vectors() -> None:
     case = Case.model_validate({"stack": {"name": "skip", "hidden_size": 6}})
     with pytest.raises(ConfigError, match="embedding_size: got 0"):
         Skimmer(case, 6)
+
+
+def test_a_decoder_answers_what_it_is_trained_to_say() -> None:
+    """Two symbols, two lengths: learned within seconds, and `answer`, step by step, says what `loss` asked for."""
+    case = Case.model_validate(
+        {"stack": {"name": "gru", "num_layers": 1, "hidden_size": 24, "bidirectional": False, "batch_norm": "none"}}
+    )
+    torch.manual_seed(0)
+    model = EncoderDecoder(case, num_symbols=2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    symbols, lengths = torch.randint(2, (64, 4)), torch.tensor([3, 4] * 32)
+    for _ in range(150):
+        optimizer.zero_grad()
+        model.loss(symbols, lengths).backward()
+        optimizer.step()
+    assert float(model.loss(symbols, lengths).detach()) < 0.05
+    for length in (3, 4):
+        chosen = symbols[lengths == length][:, :length]
+        assert torch.equal(model.answer(chosen), chosen.flip(1))
+
+
+def test_a_decoder_cannot_look_ahead() -> None:
+    case = Case.model_validate({"stack": {"name": "gru", "hidden_size": 8}})
+    with pytest.raises(ConfigError, match="a decoder cannot"):
+        EncoderDecoder(case, num_symbols=2)
