@@ -114,7 +114,8 @@ def draw_curve(path: Path, task: Task, title: str, outcome: Outcome, case: Case)
     steps, losses, values = zip(*outcome.curve, strict=True) if outcome.curve else ((), (), ())
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axes = figure.subplots()
-    axes.plot(steps, values, label=f"{task.figure}, validation", color="tab:blue")
+    marker = "." if len(steps) < 12 else None
+    axes.plot(steps, values, label=f"{task.figure}, validation", color="tab:blue", marker=marker)
     if task.chance is not None:
         axes.axhline(task.chance, label=f"chance {task.chance:.4g}", color="gray", linestyle=":")
     if case.target is not None:
@@ -125,7 +126,7 @@ def draw_curve(path: Path, task: Task, title: str, outcome: Outcome, case: Case)
         axes.set_yscale("log")
     axes.set(title=f"{title}: {outcome.value:.4g} on the test set", xlabel="updates", ylabel=task.figure)
     other = axes.twinx()
-    other.plot(steps, losses, label="training loss", color="tab:orange", alpha=0.6)
+    other.plot(steps, losses, label="training loss", color="tab:orange", alpha=0.6, marker=marker)
     other.set_ylabel("training loss")
     lines = [*axes.get_lines(), *other.get_lines()]
     axes.legend(lines, [str(line.get_label()) for line in lines], fontsize="small")

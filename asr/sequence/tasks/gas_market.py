@@ -46,7 +46,7 @@ def build(options: Options, data: Data) -> GasMarket:
 class GasMarket(Task):
     """Sensitivities of the last price to every income and parameter; then the parameters from a history."""
 
-    figure = "largest relative error of the adjoint against finite differences"
+    figure = "relative error of the adjoint"  # the largest, against finite differences
     higher_is_better = False
 
     def __init__(self, options: Options) -> None:

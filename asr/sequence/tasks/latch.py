@@ -39,7 +39,7 @@ def build(options: Options, data: Data) -> Latch:
 class Latch(Task):
     """A share of nets that hold the bit, by length and noise."""
 
-    figure = "share solved at the shortest length less that at the longest"
+    figure = "share solved, shortest less longest T"
     higher_is_better = True
 
     def __init__(self, options: Options) -> None:

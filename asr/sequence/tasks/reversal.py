@@ -42,7 +42,7 @@ def build(options: Options, data: Data) -> Reversal:
 class Reversal(Task):
     """(B, T) symbols -> the same from the last to the first; right if all are."""
 
-    figure = f"exact matches up to length {SHORT} less those from {LONG} on"
+    figure = "exact matches, short less long"
     higher_is_better = True
 
     def __init__(self, options: Options) -> None:

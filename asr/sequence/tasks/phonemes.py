@@ -1,0 +1,193 @@
+"""Synthetic phonemes with CTC: Deep Speech 2's claims (arXiv 1512.02595, sections 3.2 to 3.5) in minutes.
+
+Each phoneme is an onset, which a group of phonemes shares, and then what tells it apart: one or two formants. A speaker
+shifts the bands and the rate; some utterances are noisy. Shared onsets make the future matter, shifts and noise make
+convolution over frequency pay. The model is the recogniser's: its front end, a stack, its CTC head and loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from asr import stacks
+from asr.config.fields import NonNegativeFloat, PositiveInt, Section
+from asr.config.schema import ConvLayer
+from asr.decode.greedy import greedy
+from asr.errors import ConfigError
+from asr.heads.ctc import CtcHead, ctc_loss
+from asr.metrics.error_rates import Edits, word_edits
+from asr.nn.front_end import ConvFrontEnd
+from asr.sequence.report import Report
+from asr.sequence.settings import Case, Data
+from asr.sequence.task import Outcome, Task
+from asr.sequence.trainer import make_optimizer
+
+NUM_BANDS, NUM_ONSETS, ONSET_SHARE, BUMP_WIDTH = 40, 4, 0.45, 1.5
+ANNEAL = 1.2  # of the learning rate after each epoch (section 3.3 of Deep Speech 2's own settings)
+QUIET, NOISY_SHARE = 0.1, 0.4  # deviation of the noise that is always there; share of noisier utterances
+
+
+class Options(Section):
+    """Options of synthetic phonemes."""
+
+    num_phonemes: PositiveInt = 12
+    num_train: PositiveInt = 2000
+    num_test: PositiveInt = 200
+    noise: tuple[NonNegativeFloat, NonNegativeFloat] = Field((0.05, 0.4), description="deviations of the noisy ones")
+    sorta_grad: bool = Field(True, description="the first epoch by increasing length")
+    front_end: Literal["conv2d", "conv1d"] = "conv2d"
+    batch_norm: bool = Field(True, description="in the front end; the stack has its own option")
+
+
+def build(options: Options, data: Data) -> Phonemes:
+    """Make the task."""
+    return Phonemes(options)
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """features: (T, 40) float32. phonemes: 1.., as CTC's blank is 0."""
+
+    features: NDArray[np.float32]
+    phonemes: list[int]
+
+
+class Phonemes(Task):
+    """Features -> phonemes; the figure is the edits of greedy decoding over the phonemes of the test set."""
+
+    figure = "phoneme error rate"
+    higher_is_better = False
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        corpus = make_corpus(options)
+        self.train, self.test = corpus[: options.num_train], corpus[options.num_train :]
+
+    def run(self, case: Case, report: Report) -> Outcome:
+        torch.manual_seed(case.seed)
+        generator = torch.Generator().manual_seed(case.seed)
+        model = PhonemeModel(case, self.options)
+        optimizer = make_optimizer(model, case.optim)
+        per_epoch = -(-len(self.train) // case.batch_size)
+        curve, losses, step = [], [], 0
+        for step, batch in zip(range(1, case.steps + 1), self._batches(case.batch_size, generator), strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = case.optim.learning_rate / ANNEAL ** ((step - 1) // per_epoch)
+            optimizer.zero_grad(set_to_none=True)
+            loss = model.loss(batch)
+            loss.backward()
+            if case.optim.gradient_clip:
+                nn.utils.clip_grad_norm_(model.parameters(), case.optim.gradient_clip)
+            optimizer.step()
+            losses.append(loss.detach())
+            report.step(step)
+            if step % per_epoch == 0 or step == case.steps:
+                curve.append((step, torch.stack(losses).mean().item(), model.error_rate(self.test)))
+                report.point(*curve[-1])
+                losses.clear()
+        figures = {f"after epoch {i + 1}": value for i, (*_, value) in enumerate(curve)}
+        return Outcome(curve[-1][2], sum(p.numel() for p in model.parameters()), step, curve, figures)
+
+    def _batches(self, batch_size: int, generator: torch.Generator) -> Iterator[list[Utterance]]:
+        by_length = sorted(range(len(self.train)), key=lambda i: len(self.train[i].features))
+        order = (
+            torch.tensor(by_length) if self.options.sorta_grad else torch.randperm(len(by_length), generator=generator)
+        )
+        while True:
+            for chosen in order.split(batch_size):
+                yield [self.train[i] for i in chosen.tolist()]
+            order = torch.randperm(len(by_length), generator=generator)
+
+
+class PhonemeModel(nn.Module):
+    """Deep Speech 2 in small: one convolution, the case's stack, the CTC head."""
+
+    def __init__(self, case: Case, options: Options) -> None:
+        super().__init__()
+        if case.stack is None:
+            raise ConfigError("stack: missing; this task needs one, such as stack=rnn")
+        two = options.front_end == "conv2d"
+        layer = ConvLayer(
+            channels=16 if two else 16 * NUM_BANDS // 2,
+            time_kernel=11,
+            time_stride=2,
+            frequency_kernel=11 if two else 1,
+            frequency_stride=2 if two else 1,
+        )
+        self.front_end = ConvFrontEnd(
+            num_features=NUM_BANDS, layers=(layer,), kind=options.front_end, batch_norm=options.batch_norm
+        )
+        self.stack = stacks.build(case.stack, self.front_end.output_size)
+        self.head = CtcHead(input_size=self.stack.output_size, num_tokens=options.num_phonemes + 1)
+
+    def forward(self, utterances: list[Utterance]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B, S, V) and their lengths (B,)."""
+        features = [torch.from_numpy(u.features) for u in utterances]
+        padded = nn.utils.rnn.pad_sequence(features, batch_first=True)
+        hidden, lengths = self.front_end(padded, torch.tensor([len(f) for f in features]))
+        hidden, lengths = self.stack(hidden, lengths)
+        return self.head(hidden), lengths
+
+    def loss(self, utterances: list[Utterance]) -> Tensor:
+        """CTC, summed over an utterance's frames and averaged over utterances."""
+        log_probs, lengths = self(utterances)
+        targets = [torch.tensor(u.phonemes) for u in utterances]
+        padded = nn.utils.rnn.pad_sequence(targets, batch_first=True)
+        return ctc_loss(log_probs, lengths, padded, torch.tensor([len(t) for t in targets])).mean()
+
+    @torch.no_grad()
+    def error_rate(self, utterances: list[Utterance]) -> float:
+        """Edits of greedy decoding, summed, over the phonemes."""
+        self.eval()
+        paths = greedy(*self(utterances))
+        self.train()
+        edits = (
+            word_edits(" ".join(map(str, u.phonemes)), " ".join(map(str, path.ids)))
+            for u, path in zip(utterances, paths, strict=True)
+        )
+        return sum(edits, Edits()).rate
+
+
+def make_corpus(options: Options) -> list[Utterance]:
+    """Training and test utterances, the same ones each time."""
+    random = np.random.default_rng(20161202)
+    onsets = np.stack([_bumps(random, 1) for _ in range(NUM_ONSETS)])
+    tails = np.stack([_bumps(random, 1 + i % 2) for i in range(options.num_phonemes)])
+    templates = (onsets, tails)
+    return [_utterance(options, templates, random) for _ in range(options.num_train + options.num_test)]
+
+
+def _bumps(random: np.random.Generator, count: int) -> NDArray[np.float64]:
+    """(40,) `count` formants."""
+    bands = np.arange(NUM_BANDS)
+    centres = random.uniform(4, NUM_BANDS - 5, count)
+    return np.exp(-(((bands[:, None] - centres) / BUMP_WIDTH) ** 2)).sum(1)
+
+
+def _utterance(
+    options: Options, templates: tuple[NDArray[np.float64], NDArray[np.float64]], random: np.random.Generator
+) -> Utterance:
+    onsets, tails = templates
+    phonemes = random.integers(options.num_phonemes, size=random.integers(4, 16))
+    rate, shift = random.uniform(0.8, 1.3), random.normal()
+    bands = np.arange(NUM_BANDS)
+    pieces = [np.zeros((int(random.integers(0, 6)), NUM_BANDS))]
+    for phoneme in phonemes:
+        frames = max(4, round(random.integers(4, 14) * rate))
+        begins = np.arange(frames) < ONSET_SHARE * frames
+        shape = np.where(begins[:, None], onsets[phoneme % NUM_ONSETS], tails[phoneme])
+        envelope = np.sin(np.pi * (np.arange(frames) + 0.5) / frames)
+        pieces += [envelope[:, None] * shape, np.zeros((int(random.integers(0, 6)), NUM_BANDS))]
+    clean = np.concatenate(pieces)
+    shifted = np.stack([np.interp(bands - shift, bands, frame) for frame in clean])
+    deviation = random.uniform(*options.noise) if random.random() < NOISY_SHARE else 0.0
+    noisy = shifted + random.normal(scale=np.hypot(QUIET, deviation), size=shifted.shape)
+    return Utterance(noisy.astype(np.float32), [int(p) + 1 for p in phonemes])
