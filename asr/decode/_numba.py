@@ -594,8 +594,8 @@ def read_frames(
     made, slots = np.zeros((size, width), np.bool_), np.full(log_probs.shape[1], -1, np.int32)
     stay = np.empty((size, 4))
     ranks, scratch = np.empty(5 * size), np.empty(5 * size)
-    sources, said = np.empty(5 * size, np.int32), np.empty(5 * size, np.int32)
-    t, side = 0, 0
+    sources, said = np.empty(5 * size, np.int64), np.empty(5 * size, np.int64)
+    t, side = np.int64(0), np.int64(0)  # not constants, for which `search` would be compiled once more
     while True:
         t, side, held, used = search(
             t, side, held, used, beams, arena, table, parents, order, made, slots, stay, ranks, scratch, sources,
