@@ -13,6 +13,7 @@ from asr.messages import STATUS_ERROR, did_you_mean, user_errors_exit
 
 COMMANDS = {
     # name: (help, "module:function"); the function takes the arguments after the name and gives the exit status
+    "check streaming": ("prove on a model and files that streaming equals offline", "asr.decode.check_streaming:main"),
     "check": ("compose a recipe's configuration and print it, or all its mistakes", "asr.config.check:main"),
     "decode": ("transcribe audio files", "asr.decode.cli:main"),
     "evaluate": ("word and character error rates of a model on a manifest", "asr.decode.evaluate:main"),
@@ -29,8 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; none: those of this process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and arguments[0] in COMMANDS:
-        return run(arguments[0], arguments[1:])
+    for words in (2, 1):
+        if (command := " ".join(arguments[:words])) in COMMANDS:
+            return run(command, arguments[words:])
 
     width = max(map(len, COMMANDS))
     parser = argparse.ArgumentParser(

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from asr.audio.header import AudioError, AudioFile, AudioInfo, check_header
 from asr.audio.resample import StreamResampler
 from asr.audio.sound import SoundFile, UnknownFormat
 
-__all__ = ["AudioError", "AudioInfo", "audio_info", "read_audio"]
+__all__ = ["AudioError", "AudioInfo", "audio_blocks", "audio_info", "read_audio"]
 
 MAX_SECONDS = 4 * 3600.0  # 0.9 GB as float32 at 16 kHz
 MAX_PEAK = 16.0  # float audio above this (+24 dBFS) was never scaled to [-1, 1]
@@ -55,19 +57,33 @@ def read_audio(
     Raises:
         AudioError: the file is missing, empty, not audio, truncated, damaged, too long, or holds NaN or infinity.
     """
+    parts = list(audio_blocks(source, sample_rate_hz=sample_rate_hz, max_seconds=max_seconds, name=name))
+    parts = [part for part in parts if len(part)] or parts[:1]
+    return np.concatenate(parts) if len(parts) > 1 else np.ascontiguousarray(parts[0])
+
+
+def audio_blocks(
+    source: str | Path | bytes,
+    *,
+    sample_rate_hz: int = 16_000,
+    max_seconds: float = math.inf,
+    name: str | None = None,
+) -> Iterator[NDArray[np.float32]]:
+    """Read as `read_audio` does, block by block, in memory that does not depend on the length.
+
+    Raises:
+        AudioError: likewise; damage is found when it is reached.
+    """
     name = _name(source, name)
     with closing(_open(source, name)) as file:
         info, frames = file.info, 0
         _check_length(info, max_seconds, name)
         resampler = StreamResampler(info.sample_rate_hz, sample_rate_hz)
-        parts = []
         for block in file.blocks():
             frames += len(block)
             _check_length(AudioInfo(frames, info.sample_rate_hz, info.num_channels), max_seconds, name)
-            parts.append(resampler.push(_mono(block, name)))
-        parts.append(resampler.finish())
-    parts = [part for part in parts if len(part)] or parts[:1]
-    return np.concatenate(parts) if len(parts) > 1 else np.ascontiguousarray(parts[0])
+            yield resampler.push(_mono(block, name))
+        yield resampler.finish()
 
 
 def _name(source: str | Path | bytes, name: str | None) -> str:

@@ -230,11 +230,20 @@ class Trainer(Section):
     deterministic: bool = Field(default=False, description="refuse operations that are not reproducible bit for bit")
 
 
+class Endpoint(Section):
+    """When a stream's segment ends (Kaldi's rules), if it is asked for segments."""
+
+    silence_seconds: PositiveFloat = Field(default=2.4, description="without any speech")
+    trailing_seconds: PositiveFloat = Field(default=1.2, description="after speech")
+    longest_seconds: PositiveFloat = Field(default=20.0, description="in all, wherever that is")
+
+
 class Decode(Section):
     """How log-probabilities become text."""
 
     method: Literal["greedy"] = "greedy"
     batch_seconds: PositiveFloat = Field(default=600.0, description="audio decoded at a time, padding included")
+    endpoint: Endpoint = Endpoint()
 
 
 class Config(Section):

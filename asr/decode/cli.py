@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from asr.decode import search
 from asr.errors import AsrError, DataError
 from asr.types import Transcript
 
@@ -23,19 +24,40 @@ def main(argv: Sequence[str]) -> int:
     """Print a transcript for each file, in the order given; exit status 1 if any file could not be read."""
     parser = argparse.ArgumentParser(prog="asr decode", description="Transcribe audio files.")
     parser.add_argument("model", type=Path, help="run folder or checkpoint folder")
-    parser.add_argument("audio", nargs="+", help="audio files, folders (searched for audio), or quoted globs")
+    parser.add_argument("audio", nargs="*", help="audio files, folders (searched for audio), or quoted globs")
     parser.add_argument("--json", action="store_true", help="one JSON object a file, with words, seconds, confidence")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
     parser.add_argument("--batch-seconds", type=float, default=600.0, help="audio recognised at a time (600)")
-    options = parser.parse_args(argv)
+    search.add_arguments(parser)
+    group = parser.add_argument_group("streaming")
+    group.add_argument("--stream", action="store_true", help="text while the audio comes; AUDIO: files, or - for stdin")
+    group.add_argument("--microphone", action="store_true", help="listen to the default microphone")
+    group.add_argument("--endpoints", action="store_true", help="begin a new line after a pause, or after 20 s")
+    group.add_argument("--realtime", action="store_true", help="play files at the speed at which they were recorded")
+    group.add_argument("--chunk-ms", type=int, default=160, help="audio taken in at a time, in milliseconds (160)")
+    group.add_argument("--sample-rate", type=int, help="of - (s16le, one channel); default: the model's")
+    options = parser.parse_intermixed_args(argv)
     if not options.batch_seconds > 0:
         parser.error(f"--batch-seconds: got {options.batch_seconds}, expected a number above 0")
+    if options.chunk_ms < 1:
+        parser.error(f"--chunk-ms: got {options.chunk_ms}, expected 1 or more")
+    if not options.audio and not options.microphone:
+        parser.error("audio: got none, expected files, folders, globs, or --microphone")
+    streaming = options.stream or options.microphone
+    if options.endpoints and not streaming:
+        parser.error("--endpoints: cuts streams; expected --stream or --microphone with it")
 
-    paths = find_audio(options.audio)
+    paths = [] if streaming else find_audio(options.audio)
     from asr.checkpoint import load
     from asr.decode.recognizer import Recognizer
 
-    recognizer = Recognizer(load(options.model), options.device)
+    checkpoint = load(options.model)
+    decoder = search.build_decoder(options, checkpoint.tokenizer)
+    recognizer = Recognizer(checkpoint, options.device, decoder=decoder, endpoints=options.endpoints)
+    if streaming:
+        from asr.decode import stream_cli
+
+        return stream_cli.run(recognizer, options)
     failures = 0
     named = len(paths) > 1 and not options.json
     for path, result in in_order(recognizer, paths, options.batch_seconds):

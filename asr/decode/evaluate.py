@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr.atomic import atomic_write
+from asr.decode import search
 from asr.errors import AsrError
 from asr.metrics.error_rates import Edits, character_edits, word_edits
 
@@ -144,6 +145,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
     parser.add_argument("--batch-seconds", type=float, default=600.0, help="audio recognised at a time (600)")
+    search.add_arguments(parser)
     options = parser.parse_args(argv)
 
     from asr.checkpoint import load
@@ -151,7 +153,9 @@ def main(argv: Sequence[str]) -> int:
     from asr.decode.recognizer import Recognizer, Source
 
     utterances = read_manifest(options.manifest)
-    recognizer = Recognizer(load(options.model), options.device)
+    checkpoint = load(options.model)
+    decoder = search.build_decoder(options, checkpoint.tokenizer)
+    recognizer = Recognizer(checkpoint, options.device, decoder=decoder)
     references = [(u.id, u.text) for u in utterances]
 
     def source(path: str, seconds: float) -> Source:

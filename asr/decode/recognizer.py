@@ -6,44 +6,65 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from asr.audio.io import audio_info, read_audio
+from asr.audio.io import audio_blocks, audio_info, read_audio
 from asr.checkpoint import Checkpoint
-from asr.decode.greedy import TokenPath, greedy
+from asr.decode.decoder import Decoder
+from asr.decode.endpoint import EndpointRules
+from asr.decode.greedy import GreedyDecoder, TokenPath, greedy
+from asr.decode.stream import Stream, StreamState
 from asr.decode.words import words_of
 from asr.errors import AsrError
 from asr.nn.folding import fold_norms
 from asr.types import Transcript
 
+MAX_STEP_FRAMES = 512  # output frames of a stream in one call of the network: its memory is bounded
 BATCH_SECONDS = 600.0  # audio recognised at a time, padding included: some hundred MB of activations
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Audio to be recognised: its length, for batching, and how to get it as (N,) float32 at the model's rate."""
+    """Audio to be recognised: its length, for batching, and how to get it as (N,) float32 at the model's rate.
+
+    blocks: how to get it piece by piece, for audio that is too long to be taken whole.
+    """
 
     seconds: float
     read: Callable[[], NDArray[np.float32]]
+    blocks: Callable[[], Iterator[NDArray[np.float32]]] | None = None
 
 
 class Recognizer:
-    """Recognises whole utterances with greedy decoding. A transcript does not depend on what else is in its batch.
+    """Recognises speech, whole or as it comes. A transcript depends neither on its batch nor on how audio was cut.
 
     Args:
         checkpoint: from `asr.checkpoint.load`; its model is this recogniser's from now on (`asr.nn.folding`).
         device: torch's name of it; None: a GPU if there is one.
+        decoder: from log-probabilities to tokens; None: greedy.
+        endpoints: whether streams are cut into segments, by the rules of `decode.endpoint`.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: str | None = None,
+        *,
+        decoder: Decoder | None = None,
+        endpoints: bool = False,
+    ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = checkpoint.model.to(self.device)
         fold_norms(self.model)
         self.tokenizer = checkpoint.tokenizer
         self.sample_rate_hz = checkpoint.config.data.sample_rate_hz
+        self.decoder: Decoder = decoder or GreedyDecoder()
+        rules = EndpointRules.build(checkpoint.config.decode.endpoint, self.model.frame_seconds)
+        self.endpoint = rules if endpoints else None
 
     def transcribe(self, audio: str | Path | NDArray[np.float32], sample_rate_hz: int | None = None) -> Transcript:
         """Recognise one file, or samples in [-1, 1] at `sample_rate_hz` (the model's rate if None).
@@ -63,16 +84,26 @@ class Recognizer:
         Raises:
             DataError: the file's header cannot be read.
         """
-        return Source(audio_info(path).seconds, lambda: read_audio(path, sample_rate_hz=self.sample_rate_hz))
+        rate = self.sample_rate_hz
+        return Source(
+            audio_info(path).seconds,
+            lambda: read_audio(path, sample_rate_hz=rate),
+            lambda: audio_blocks(path, sample_rate_hz=rate),
+        )
 
     def transcribe_many(
         self, sources: Sequence[Source], *, batch_seconds: float = BATCH_SECONDS
     ) -> Iterator[tuple[int, Transcript | AsrError]]:
         """Recognise many, batched by length: yields (index, transcript or what went wrong), longest first.
 
-        The next batch is read while this one is recognised.
+        The next batch is read while this one is recognised. Audio longer than `batch_seconds` goes through a model that
+        streams piece by piece, in bounded memory.
         """
         order = sorted(range(len(sources)), key=lambda i: -sources[i].seconds)
+        if not self.model.stack.not_streamable and not self.model.features.not_streamable:
+            long = [i for i in order if sources[i].seconds > batch_seconds and sources[i].blocks is not None]
+            yield from ((i, self._transcribe_long(sources[i])) for i in long)
+            order = [i for i in order if i not in set(long)]
         batches = _cut(order, [sources[i].seconds for i in order], batch_seconds)
         with ThreadPoolExecutor(1) as pool:
             pending = [pool.submit(_read, sources, batch) for batch in batches[:1]]
@@ -84,6 +115,17 @@ class Recognizer:
                 good = [(i, result) for i, result in read if not isinstance(result, AsrError)]
                 yield from zip((i for i, _ in good), self.transcribe_batch([s for _, s in good]), strict=True)
 
+    def _transcribe_long(self, source: Source) -> Transcript | AsrError:
+        assert source.blocks is not None
+        stream = self.stream()
+        try:
+            for block in source.blocks():
+                stream.accept_waveform(block)
+                self.step([stream])
+        except AsrError as error:
+            return error
+        return stream.finish()
+
     @torch.inference_mode()
     def transcribe_batch(self, audio: Sequence[NDArray[np.float32]]) -> list[Transcript]:
         """Recognise (N_i,) samples each, all in one padded batch."""
@@ -94,11 +136,102 @@ class Recognizer:
             padded[row, : len(samples)] = samples
         lengths = torch.tensor([len(samples) for samples in audio], device=self.device)
         log_probs, frames = self.model(torch.from_numpy(padded).to(self.device), lengths)
-        return [self._transcript(path) for path in greedy(log_probs, frames)]
+        if isinstance(self.decoder, GreedyDecoder):
+            return [self._transcript(path) for path in greedy(log_probs, frames)]
+        states = self.decoder.extend([self.decoder.initial_state()] * len(audio), log_probs, frames)
+        return [self._transcript(self.decoder.best(state, final=True)[0].path) for state in states]
+
+    def stream(self, sample_rate_hz: int | None = None, state: StreamState | None = None) -> Stream:
+        """Begin a stream of audio at `sample_rate_hz` (the model's rate if None), or go on from a saved state.
+
+        Raises:
+            NotStreamable: the model needs whole utterances; the message names what streams.
+        """
+        self.model.require_streamable()
+        state = state or StreamState(None, self.decoder.initial_state())
+        return Stream(self, state, sample_rate_hz or self.sample_rate_hz)
+
+    @property
+    def lookahead_seconds(self) -> float:
+        """Audio after the start of an output frame that has to come before the frame does, its window included.
+
+        A stream's latency is this, the length of the chunks in which its audio comes, up to one frame as audio waits
+        until it fills one, and the work.
+
+        Raises:
+            NotStreamable: the model needs whole utterances.
+        """
+        return self.model.lookahead_seconds
+
+    @torch.inference_mode()
+    def step(self, streams: Sequence[Stream]) -> None:
+        """Let the network hear what streams have waiting; those of the same shape go through it together.
+
+        Audio goes in by whole output frames, so that after some frames all streams' states have the same shapes. What
+        is left of a stream that is finished follows in `flush`.
+        """
+        frame = self.samples_per_frame
+        while True:
+            groups: dict[Any, list[Stream]] = {}
+            for stream in streams:
+                count = min(len(stream.state.pending) // frame, MAX_STEP_FRAMES)
+                if count:
+                    groups.setdefault((count, _shapes(stream.state.model)), []).append(stream)
+            if not groups:
+                return
+            for (count, _), group in groups.items():
+                self._hear(group, count * frame)
+
+    @torch.inference_mode()
+    def flush(self, stream: Stream) -> None:
+        """Let a finished stream's last samples through, and what the look-aheads still owe."""
+        self._hear([stream], len(stream.state.pending))
+        state = stream.state
+        assert state.model is not None
+        stream.hear(self.model.flush(state.model)[0], state)
+
+    @property
+    def samples_per_frame(self) -> int:
+        """Samples between two output frames."""
+        return self.model.features.hop_samples * self.model.front_end.time_stride
+
+    def _hear(self, streams: Sequence[Stream], num_samples: int) -> None:
+        """One call of the network on `num_samples` of each stream."""
+        chunk = torch.from_numpy(np.stack([stream.state.pending[:num_samples] for stream in streams])).to(self.device)
+        states = [stream.state.model or self.model.initial_state(1, chunk) for stream in streams]
+        log_probs, after = self.model.step(chunk, states[0] if len(states) == 1 else _joined(states))
+        for row, stream in enumerate(streams):
+            own = after if len(streams) == 1 else _row(after, row)
+            state = stream.state._replace(model=own, pending=stream.state.pending[num_samples:].copy())
+            stream.hear(log_probs[row], state)
 
     def _transcript(self, path: TokenPath) -> Transcript:
         words = words_of(path, self.tokenizer, self.model.frame_seconds)
         return Transcript(self.tokenizer.decode(path.ids), words, path.total)
+
+
+def _shapes(state: Any) -> Any:
+    """The shapes of a state's tensors, as something to compare."""
+    if isinstance(state, torch.Tensor):
+        return state.shape
+    return None if state is None else tuple(_shapes(part) for part in state)
+
+
+def _joined(states: Sequence[Any]) -> Any:
+    """States of several streams as one: every tensor joined along its first axis."""
+    first = states[0]
+    if isinstance(first, torch.Tensor):
+        return torch.cat(list(states))
+    parts = [_joined(column) for column in zip(*states, strict=True)]
+    return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+
+
+def _row(state: Any, row: int) -> Any:
+    """One stream's part of a joined state, in memory of its own."""
+    if isinstance(state, torch.Tensor):
+        return state[row : row + 1].clone()
+    parts = [_row(part, row) for part in state]
+    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
 
 
 def _as_samples(audio: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray[np.float32]:

@@ -1,0 +1,199 @@
+"""Audio that comes in pieces, text that grows: one stream of a `Recognizer`."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asr.audio.resample import StreamResampler
+from asr.decode.endpoint import EndpointState
+from asr.decode.greedy import TokenPath
+from asr.decode.words import words_of
+from asr.types import Transcript, Word
+
+if TYPE_CHECKING:
+    from asr.decode.recognizer import Recognizer
+    from asr.model import ModelState
+
+NO_SAMPLES = np.zeros(0, dtype=np.float32)
+INT16_SCALE = np.float32(1 / 32768)
+KEPT_TOKENS = 256  # as many stable tokens stay in the decoder's state; more than that move out of it
+
+
+@dataclass(frozen=True, slots=True)
+class StreamResult:
+    """What a stream has recognised.
+
+    segments: those that ended since the last result. stable: text of the running segment that no later audio can
+    change. unstable: what follows it so far. words: of the running segment, in seconds from the start of the stream.
+    """
+
+    segments: tuple[Transcript, ...]
+    stable: str
+    unstable: str
+    words: tuple[Word, ...]
+
+    @property
+    def text(self) -> str:
+        """The running segment's text."""
+        return self.stable + self.unstable
+
+
+class StreamState(NamedTuple):
+    """Everything that a stream knows, as a value: nothing in it is changed in place.
+
+    model: of the network; None before the first audio. decoder: of the running segment. settled: tokens of the running
+    segment that have left the decoder. first_frame: where the decoder's segment began. frame: output frames so far.
+    endpoint: of the running segment. pending: (n,) samples at the model's rate that wait for the network. ended:
+    segments that ended and have not been asked for. finished: whether the audio has ended.
+    """
+
+    model: ModelState | None
+    decoder: Any
+    settled: tuple[TokenPath, ...] = ()
+    first_frame: int = 0
+    frame: int = 0
+    endpoint: EndpointState = EndpointState()
+    pending: NDArray[np.float32] = NO_SAMPLES
+    ended: tuple[Transcript, ...] = ()
+    finished: bool = False
+
+
+class Stream:
+    """One stream; made by `Recognizer.stream`.
+
+    `accept_waveform` only takes audio in; `result` and `finish`, or `Recognizer.step` for many streams at once, let the
+    network hear it. How audio is cut into calls changes nothing of the text.
+    """
+
+    def __init__(self, recognizer: Recognizer, state: StreamState, sample_rate_hz: int) -> None:
+        self.recognizer = recognizer
+        self.state = state
+        self.sample_rate_hz = sample_rate_hz
+        self._resampler = StreamResampler(sample_rate_hz, recognizer.sample_rate_hz)
+
+    def accept_waveform(
+        self, samples: NDArray[np.float32] | NDArray[np.int16], sample_rate_hz: int | None = None
+    ) -> None:
+        """Take (n,) samples, n >= 0: float32 in [-1, 1], or int16.
+
+        Raises:
+            ValueError: another type or shape, another rate than the stream's, or the stream has been finished.
+        """
+        if self.state.finished:
+            raise ValueError("accept_waveform: this stream was finished; make another one")
+        if sample_rate_hz not in (None, self.sample_rate_hz):
+            raise ValueError(f"sample_rate_hz: got {sample_rate_hz}, expected {self.sample_rate_hz}, the stream's own")
+        if samples.ndim != 1 or samples.dtype not in (np.float32, np.int16):
+            raise ValueError(f"samples: got {samples.dtype} of shape {samples.shape}, expected (n,) float32 or int16")
+        if samples.dtype == np.int16:
+            samples = samples.astype(np.float32) * INT16_SCALE
+        if not np.isfinite(samples).all():
+            raise ValueError("samples: got NaN or infinity, expected numbers in [-1, 1]")
+        self._append(self._resampler.push(samples.astype(np.float32, copy=True)))
+
+    def result(self) -> StreamResult:
+        """Hear what has come, and say what it is."""
+        self.recognizer.step([self])
+        ended, self.state = self.state.ended, self.state._replace(ended=())
+        path, stable = self._path(), self._num_stable()
+        tokenizer = self.recognizer.tokenizer
+        whole, settled = tokenizer.decode(path.ids), tokenizer.decode(path.ids[:stable])
+        if not whole.startswith(settled):  # a token that changes the text before it, such as a piece of a character
+            settled = ""
+        words = words_of(path, tokenizer, self.recognizer.model.frame_seconds)
+        return StreamResult(ended, settled, whole[len(settled) :], words)
+
+    def finish(self) -> Transcript:
+        """End the audio: flush everything, and give the running segment's final transcript.
+
+        Segments that ended before and were not asked for are in `result().segments`.
+        """
+        if not self.state.finished:
+            self._append(self._resampler.finish())
+            self.state = self.state._replace(finished=True)
+            self.recognizer.step([self])
+            self.recognizer.flush(self)
+        return self.transcript(final=True)
+
+    def fork(self) -> Stream:
+        """Another stream that has heard the same; the two go on by themselves.
+
+        Raises:
+            ValueError: the stream resamples, and the filter's memory cannot be copied.
+        """
+        if self._resampler.from_hz != self._resampler.to_hz:
+            raise ValueError(
+                f"fork: got a stream at {self.sample_rate_hz} Hz, expected one at the model's {self._resampler.to_hz} "
+                "Hz; the resampling filter's memory cannot be copied"
+            )
+        return Stream(self.recognizer, copy.copy(self.state), self.sample_rate_hz)
+
+    def transcript(self, *, final: bool) -> Transcript:
+        """The running segment as it stands."""
+        path = self._path(final)
+        recognizer = self.recognizer
+        words = words_of(path, recognizer.tokenizer, recognizer.model.frame_seconds)
+        return Transcript(recognizer.tokenizer.decode(path.ids), words, path.total)
+
+    def hear(self, log_probs: Any, state: StreamState) -> None:
+        """Take over the network's new state and its frames (n, V), n >= 0, and decode them."""
+        recognizer = self.recognizer
+        state = state._replace(frame=self.state.frame + len(log_probs))
+        first = self.state.frame
+        if recognizer.endpoint is None:
+            self.state = self._decode(state, log_probs)
+            return
+        speech = (log_probs.argmax(-1) != 0).cpu().numpy()
+        for cut, endpoint in recognizer.endpoint.cuts(state.endpoint, first, speech):
+            end = state.frame if cut < 0 else cut
+            state = self._decode(state, log_probs[: end - first])
+            log_probs, first = log_probs[end - first :], end
+            if cut < 0:
+                self.state = state._replace(endpoint=endpoint)
+                return
+            self.state = state
+            if endpoint.speech_end >= 0:
+                state = state._replace(ended=(*state.ended, self.transcript(final=True)))
+            state = state._replace(decoder=recognizer.decoder.initial_state(), settled=(), first_frame=cut)
+
+    def _decode(self, state: StreamState, log_probs: Any) -> StreamState:
+        import torch
+
+        decoder = self.recognizer.decoder
+        (after,) = decoder.extend([state.decoder], log_probs[None], torch.tensor([len(log_probs)]))
+        stable = decoder.num_stable(after)
+        if stable < KEPT_TOKENS:
+            return state._replace(decoder=after)
+        path = _cut(decoder.best(after)[0].path, stable)
+        return state._replace(decoder=decoder.drop_stable(after, stable), settled=(*state.settled, path))
+
+    def _path(self, final: bool = False) -> TokenPath:
+        """The running segment's best tokens; frames count from the start of the stream."""
+        last = self.recognizer.decoder.best(self.state.decoder, final=final)[0].path
+        parts = [*self.state.settled, last]
+        first = self.state.first_frame
+        return TokenPath(
+            [token for part in parts for token in part.ids],
+            [frame + first for part in parts for frame in part.frames],
+            [end + first for part in parts for end in part.ends],
+            [value for part in parts for value in part.log_probs],
+            last.total,
+        )
+
+    def _num_stable(self) -> int:
+        settled = sum(len(part.ids) for part in self.state.settled)
+        return settled + self.recognizer.decoder.num_stable(self.state.decoder)
+
+    def _append(self, samples: NDArray[np.float32]) -> None:
+        if len(samples):
+            self.state = self.state._replace(pending=np.concatenate((self.state.pending, samples)))
+
+
+def _cut(path: TokenPath, count: int) -> TokenPath:
+    """The first `count` tokens."""
+    return TokenPath(path.ids[:count], path.frames[:count], path.ends[:count], path.log_probs[:count], path.total)

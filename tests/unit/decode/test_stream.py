@@ -1,0 +1,277 @@
+"""Streaming equals offline, for every streamable stack and chunking, from samples to log-probabilities and text."""
+
+import dataclasses
+import pickle
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from asr import model, stacks
+from asr.audio.resample import resample
+from asr.checkpoint import Checkpoint
+from asr.config.options import names, validate_stack
+from asr.config.schema import Config, Text
+from asr.decode.beam import BeamDecoder
+from asr.decode.greedy import GreedyDecoder, greedy
+from asr.decode.recognizer import Recognizer
+from asr.errors import NotStreamable
+from asr.text.tokenizer import build_tokenizer
+from asr.types import Transcript
+
+TOKENIZER = build_tokenizer(Text(), ["abcdefg hi"])
+RATE_HZ = 16000
+FORWARD = {name: {"bidirectional": False} for name in ("rnn", "lstm", "gru", "dilated", "diagonal", "linear_rnn")} | {
+    "gru": {"bidirectional": False, "lookahead_frames": 2}
+}
+SIZES = st.lists(st.one_of(st.integers(0, 3), st.integers(4, 6000)), max_size=8)
+
+
+def checkpoint(stack: dict[str, Any], seed: int = 0) -> Checkpoint:
+    """A small model with random weights whose output is neither all blank nor one token for ever."""
+    values = {
+        "features": {"num_mels": 12, "normalization": "none"},
+        "front_end": {
+            "layers": [
+                {"channels": 3, "time_kernel": 3, "time_stride": 2, "frequency_kernel": 3, "frequency_stride": 2}
+            ]
+        },
+        "stack": {"num_layers": 2, "hidden_size": 8, **stack},
+    }
+    config = Config.model_validate(values)
+    torch.manual_seed(seed)
+    speech_model = model.build(config, TOKENIZER.num_tokens)
+    hidden: list[torch.Tensor] = []
+    hook = speech_model.stack.register_forward_hook(lambda module, inputs, outputs: hidden.append(outputs[0]))
+    with torch.no_grad():  # logits of mean 0 and deviation 3 over some audio
+        speech_model.eval()(torch.from_numpy(audio(2.0))[None], torch.tensor([2 * RATE_HZ]))
+        hook.remove()
+        mean, deviation = hidden[0][0].mean(0), hidden[0][0].std(0).clamp(min=1e-3)
+        weight = speech_model.head.linear.weight.normal_() * 3 / deviation / len(deviation) ** 0.5
+        speech_model.head.linear.weight.copy_(weight)
+        speech_model.head.linear.bias.copy_(-weight @ mean)
+    return Checkpoint(speech_model.eval(), config, TOKENIZER, {}, Path())
+
+
+def streamable() -> list[dict[str, Any]]:
+    options = [{"name": name, **FORWARD.get(name, {})} for name in names()]
+    return [o for o in options if stacks.build(validate_stack(o), 4).lookahead_frames is not None]
+
+
+def audio(seconds: float, seed: int = 1) -> NDArray[np.float32]:
+    random = np.random.default_rng(seed)
+    loudness = np.repeat(random.uniform(0, 0.3, 1 + int(10 * seconds)), RATE_HZ // 10)[: int(seconds * RATE_HZ)]
+    return (loudness * random.standard_normal(len(loudness))).astype(np.float32)
+
+
+def streamed(recognizer: Recognizer, samples: NDArray[Any], sizes: list[int], rate: int = RATE_HZ) -> Transcript:
+    stream = recognizer.stream(rate)
+    for chunk in np.split(samples, np.minimum(np.cumsum(sizes, dtype=int), len(samples))):
+        stream.accept_waveform(chunk)
+        stream.result()
+    return stream.finish()
+
+
+def same(one: Transcript, other: Transcript) -> None:
+    assert one.text == other.text
+    assert [(w.text, w.start_seconds, w.end_seconds) for w in one.words] == [
+        (w.text, w.start_seconds, w.end_seconds) for w in other.words
+    ]
+    assert [w.confidence for w in one.words] == pytest.approx([w.confidence for w in other.words], abs=2e-3)
+    assert one.log_prob == pytest.approx(other.log_prob, abs=1e-2)
+
+
+@pytest.mark.parametrize("stack", streamable(), ids=lambda options: options["name"])
+def test_any_chunking_gives_the_offline_transcript(stack: dict[str, Any]) -> None:
+    recognizer = Recognizer(checkpoint(stack), "cpu")
+    samples = audio(1.3)
+    offline = recognizer.transcribe(samples)
+    assert len(offline.text) > 3
+    for sizes in ([], [1] * 50, [0, 7, 0, 12345], [160] * 200):
+        same(streamed(recognizer, samples, sizes), offline)
+
+    @settings(max_examples=10, deadline=None)
+    @given(SIZES)
+    def check(sizes: list[int]) -> None:
+        same(streamed(recognizer, samples, sizes), offline)
+
+    check()
+
+
+@pytest.mark.parametrize("stack", streamable(), ids=lambda options: options["name"])
+def test_log_probabilities_are_the_offline_ones(stack: dict[str, Any]) -> None:
+    loaded = checkpoint(stack)
+    recognizer = Recognizer(loaded, "cpu")
+    heard: list[torch.Tensor] = []
+
+    class Spy(GreedyDecoder):
+        def extend(self, states, log_probs, lengths):  # type: ignore[no-untyped-def]
+            heard.append(log_probs[0])
+            return super().extend(states, log_probs, lengths)
+
+    recognizer.decoder = Spy()
+    samples = audio(1.1)
+    streamed(recognizer, samples, [1000, 3, 4321])
+    offline, lengths = recognizer.model(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
+    assert torch.cat(heard).shape == offline[0, : int(lengths)].shape
+    assert float((torch.cat(heard) - offline[0, : int(lengths)]).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("length", [0, 1, 399, 400, 401, 719, 720, 721])
+def test_short_audio(length: int) -> None:
+    recognizer = Recognizer(checkpoint({"name": "gru", "bidirectional": False}), "cpu")
+    samples = audio(1.0)[:length]
+    same(streamed(recognizer, samples, [length // 2]), recognizer.transcribe(samples))
+
+
+@pytest.mark.parametrize("rate", [8000, 44100, 48000])
+def test_other_rates_and_int16(rate: int) -> None:
+    recognizer = Recognizer(checkpoint({"name": "gru", "bidirectional": False}), "cpu")
+    whole = resample(audio(1.0), RATE_HZ, rate)
+    as_int16 = (whole * 32767).astype(np.int16)
+    offline = recognizer.transcribe(as_int16.astype(np.float32) / 32768, rate)
+    same(streamed(recognizer, as_int16, [77, 0, 5000], rate), offline)
+
+
+def test_beam_search_streams_too() -> None:
+    recognizer = Recognizer(checkpoint({"name": "gru", "bidirectional": False}), "cpu")
+    recognizer.decoder = BeamDecoder(TOKENIZER, beam_size=8, hotwords={"ab": 2.0}, beta=0.5)
+    samples = audio(1.2)
+    offline = recognizer.transcribe(samples)
+    assert offline.text
+    for sizes in ([], [1, 0, 999], [640] * 20):
+        same(streamed(recognizer, samples, sizes), offline)
+
+
+def test_the_running_text_grows_and_what_is_stable_stays() -> None:
+    recognizer = Recognizer(checkpoint({"name": "gru", "bidirectional": False}), "cpu")
+    samples, stream, before = audio(2.0), recognizer.stream(), ""
+    for chunk in np.split(samples, range(1600, len(samples), 1600)):
+        stream.accept_waveform(chunk)
+        result = stream.result()
+        assert result.stable.startswith(before)
+        before = result.stable
+    final = stream.finish()
+    assert final.text.startswith(before)
+    assert before
+
+
+@pytest.mark.parametrize("stack", streamable(), ids=lambda options: options["name"])
+def test_streams_of_different_age_go_together(stack: dict[str, Any]) -> None:
+    recognizer = Recognizer(checkpoint(stack), "cpu")
+    sources = [audio(1.0 + 0.3 * i, seed=i) for i in range(4)]
+    chunks = [iter(np.split(s, range(1500 + 700 * i, len(s), 1500))) for i, s in enumerate(sources)]
+    streams = [recognizer.stream() for _ in sources]
+    calls: list[int] = []
+    step = recognizer.model.step
+    recognizer.model.step = lambda chunk, state: calls.append(len(chunk)) or step(chunk, state)  # type: ignore[method-assign]
+    for _ in range(20):
+        for stream, chunk in zip(streams, chunks, strict=True):
+            stream.accept_waveform(next(chunk, np.zeros(0, np.float32)))
+        recognizer.step(streams)
+    assert max(calls) > 1
+    for stream, source in zip(streams, sources, strict=True):
+        same(stream.finish(), recognizer.transcribe(source))
+
+
+def test_a_stream_forks_and_its_state_pickles() -> None:
+    recognizer = Recognizer(checkpoint({"name": "gru", "bidirectional": False}), "cpu")
+    first, rest, other = audio(0.7, 1), audio(0.6, 2), audio(0.8, 3)
+    stream = recognizer.stream()
+    stream.accept_waveform(first)
+    stream.result()
+    fork = stream.fork()
+    saved = recognizer.stream(state=pickle.loads(pickle.dumps(stream.state)))  # noqa: S301 -- our own bytes
+    for branch, more in ((stream, rest), (fork, other), (saved, other)):
+        branch.accept_waveform(more)
+    for branch, more in ((fork, other), (stream, rest), (saved, other)):
+        same(branch.finish(), recognizer.transcribe(np.concatenate((first, more))))
+
+
+def test_segments_do_not_depend_on_chunks_and_add_up() -> None:
+    loaded = checkpoint({"name": "gru", "bidirectional": False})
+    endpoint = {"silence_seconds": 0.3, "trailing_seconds": 0.1, "longest_seconds": 1.0}
+    config = loaded.config.model_copy(update={"decode": loaded.config.decode.model_validate({"endpoint": endpoint})})
+    recognizer = Recognizer(dataclasses.replace(loaded, config=config), "cpu", endpoints=True)
+    samples = audio(6.0)
+
+    def segments(size: int) -> list[Transcript]:
+        stream, found = recognizer.stream(), []
+        for chunk in np.split(samples, range(size, len(samples), size)):
+            stream.accept_waveform(chunk)
+            found += stream.result().segments
+        last = stream.finish()
+        return [*found, *stream.result().segments, last]
+
+    expected = segments(len(samples))
+    assert len(expected) > 3
+    for size in (160, 1000, 7777):
+        for one, other in zip(segments(size), expected, strict=True):
+            same(one, other)
+    starts = [segment.words[0].start_seconds for segment in expected if segment.words]
+    assert starts == sorted(starts)
+    assert starts[-1] > 3
+    log_probs, lengths = recognizer.model(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
+    tokens = greedy(log_probs, lengths)[0].ids
+    assert (
+        "".join(s.text.replace(" ", "") for s in expected).replace(" ", "")[:5]
+        == TOKENIZER.decode(tokens).replace(" ", "")[:5]
+    )
+
+
+def test_half_an_hour_takes_no_more_memory_than_a_minute_and_times_do_not_drift() -> None:
+    recognizer = Recognizer(checkpoint({"name": "gru", "num_layers": 1, "bidirectional": False}), "cpu", endpoints=True)
+    second = audio(1.0)
+    stream, last = recognizer.stream(), 0.0
+    tracemalloc.start()
+    after_a_minute = 0
+    for number in range(1800):
+        stream.accept_waveform(second)
+        for segment in stream.result().segments:
+            last = segment.words[-1].end_seconds if segment.words else last
+        if number == 60:
+            after_a_minute = tracemalloc.get_traced_memory()[0]
+    grown = tracemalloc.get_traced_memory()[0] - after_a_minute
+    tracemalloc.stop()
+    assert grown < 1_000_000
+    words = stream.result().words or stream.finish().words
+    ends = max([last, *(word.end_seconds for word in words)])
+    assert 1800 - 25 < ends <= 1800.1
+
+
+def test_whole_utterance_models_refuse_and_name_those_that_stream() -> None:
+    recognizer = Recognizer(checkpoint({"name": "gru"}), "cpu")
+    with pytest.raises(NotStreamable, match="gru_streaming"):
+        recognizer.stream()
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "said"),
+    [
+        (np.zeros((2, 3), np.float32), None, r"shape \(2, 3\)"),
+        (np.zeros(3, np.float64), None, "float64"),
+        (np.zeros(3, np.float32), 8000, "got 8000, expected 16000"),
+        (np.array([np.nan], np.float32), None, "NaN"),
+    ],
+)
+def test_wrong_samples_are_refused(samples: NDArray[Any], rate: int | None, said: str) -> None:
+    stream = Recognizer(checkpoint({"name": "gru", "bidirectional": False}), "cpu").stream()
+    with pytest.raises(ValueError, match=said):
+        stream.accept_waveform(samples, rate)
+
+
+def test_a_finished_stream_takes_nothing_more() -> None:
+    stream = Recognizer(checkpoint({"name": "gru", "bidirectional": False}), "cpu").stream()
+    stream.accept_waveform(audio(0.5))
+    assert stream.finish() == stream.finish()
+    with pytest.raises(ValueError, match="finished"):
+        stream.accept_waveform(audio(0.1))
+    other = Recognizer(checkpoint({"name": "gru", "bidirectional": False}), "cpu").stream(8000)
+    with pytest.raises(ValueError, match="cannot be copied"):
+        other.fork()
