@@ -54,6 +54,7 @@ def run(command: str, argv: Sequence[str]) -> int:
     Raises:
         SystemExit: a mistake of the user's, after its message on stderr.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in training (asr/train/run.py)
     module, _, function = COMMANDS[command][1].partition(":")
     with user_errors_exit(f"asr {command}"):
         try:
