@@ -31,15 +31,15 @@ def main(recipe_file: str, prepare: Prepare) -> None:
 
 def train(config: Config, prepare: Prepare) -> Path:
     """Prepare the data, train, evaluate; gives the run folder."""
+    # Threads that wait for each other sleep: by spinning they take the core that the one they wait for needs, and
+    # beside one other busy process a step took eight times as long. OpenMP reads this when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     for key in ("train", "validation"):
         if not getattr(config.data, key):
             raise ConfigError(f"data.{key}=[]: expected at least one split")
     run = _run_folder(config)
     folders = _prepare_once(config, prepare)
     _begin(config, run)
-    # Threads that wait for each other sleep: by spinning they take the core that the one they wait for needs, and beside
-    # one other busy process a step took eight times as long. OpenMP reads this when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from asr.train.fit import fit  # torch and Lightning, some seconds
 
     fit(config, folders, run)
