@@ -105,6 +105,8 @@ class Recognizer:
             yield from ((i, self._transcribe_long(sources[i])) for i in long)
             order = [i for i in order if i not in set(long)]
         batches = _cut(order, [sources[i].seconds for i in order], batch_seconds)
+        if not batches:
+            return
         with ThreadPoolExecutor(1) as pool:
             pending = [pool.submit(_read, sources, batch) for batch in batches[:1]]
             for following in [*batches[1:], None]:

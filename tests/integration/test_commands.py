@@ -11,6 +11,7 @@ import soundfile
 
 import asr
 from asr.cli import run as run_command
+from tests.integration.conftest import Start, finish
 from tests.support.tones import RATE_HZ, sing, write_corpus
 
 SAYINGS = ["abc", "a b", "cc ba", "b"]
@@ -171,3 +172,40 @@ def test_python_m_asr_decode(trained: Path, songs: Path) -> None:
     command = [sys.executable, "-m", "asr.decode", str(trained), str(songs / "song-000.wav")]
     done = subprocess.run(command, text=True, capture_output=True, check=True)
     assert done.stdout == "abc\n"
+
+
+@pytest.fixture(scope="module")
+def streaming(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a model of the tone language that streams."""
+    run = tmp_path_factory.mktemp("streaming") / "run"
+    options = ["stack=gru_streaming", "stack.num_layers=1", "stack.hidden_size=32", "stack.lookahead_frames=4"]
+    finish(start([f"run_dir={run}", "trainer.max_epochs=12", *options]))
+    return run
+
+
+def test_a_stream_prints_what_the_file_gives(
+    streaming: Path, songs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [str(songs / name) for name in sorted(p.name for p in songs.glob("*.wav"))[:3]]
+    assert run_command("decode", [str(streaming), *paths]) == 0
+    offline = capsys.readouterr().out
+    assert len(offline.split()) > 3
+    assert run_command("decode", [str(streaming), "--stream", "--chunk-ms", "70", *paths]) == 0
+    assert capsys.readouterr().out == offline
+    assert run_command("decode", [str(streaming), "--batch-seconds", "0.5", *paths]) == 0  # long: piece by piece
+    assert capsys.readouterr().out == offline
+    assert run_command("decode", [str(streaming), "--stream", "--json", paths[0]]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert any("partial" in line for line in lines[:-1])
+    assert lines[-1]["text"] == offline.splitlines()[0].split("\t")[1]
+    assert lines[-1]["words"]
+
+
+def test_streaming_can_be_checked(
+    streaming: Path, trained: Path, songs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command("check streaming", [str(streaming), str(songs)]) == 0
+    assert "streaming equals offline" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run_command("check streaming", [str(trained), str(songs)])
+    assert "Streamable: " in capsys.readouterr().err
