@@ -29,7 +29,7 @@ class Options(Section):
     """Options of sequence reversal."""
 
     num_symbols: PositiveInt = 10
-    shortest: PositiveInt = 3
+    shortest: int = Field(3, ge=1, le=SHORT)
     longest: PositiveInt = Field(20, ge=LONG)
     num_test: PositiveInt = Field(200, description="sequences of each length")
 
