@@ -27,10 +27,10 @@ def test_the_first_epoch_goes_by_length_if_it_is_asked_to() -> None:
 
     for sorta_grad in (True, False):
         task = build(Options(num_train=40, num_test=5, sorta_grad=sorta_grad), None)  # type: ignore[arg-type]
-        batches = task._batches(10, torch.Generator().manual_seed(0))
-        longest = [max(len(u.features) for u in next(batches)) for _ in range(4)]
+        batches = task._batches(4, torch.Generator().manual_seed(0))
+        longest = [max(len(u.features) for u in next(batches)) for _ in range(10)]
         assert (longest == sorted(longest)) is sorta_grad
-        later = [max(len(u.features) for u in next(batches)) for _ in range(4)]
+        later = [max(len(u.features) for u in next(batches)) for _ in range(10)]
         assert later != sorted(later)
 
 
@@ -49,7 +49,8 @@ def test_a_small_net_learns_few_phonemes() -> None:
     with Report("test", task.figure, case.steps) as report:
         outcome = task.run(case, report)
     assert [step for step, *_ in outcome.curve] == [10, 20, 30, 40, 50, 60]
-    assert outcome.value < 0.3 < outcome.curve[0][2]
+    assert outcome.value < 0.1
+    assert outcome.curve[-1][1] < 0.2 * outcome.curve[0][1]
     assert outcome.figures["after epoch 6"] == outcome.value
 
 
