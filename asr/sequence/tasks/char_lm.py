@@ -78,8 +78,8 @@ class CharacterModel(SupervisedTask):
         """
         if model.stack.lookahead_frames != 0:
             raise ConfigError(
-                f"stack: looks {model.stack.lookahead_frames or 'at all'} frames ahead and would see what it is asked for; "
-                "expected one that does not, such as with stack.bidirectional=false or stack.padding=causal"
+                f"stack: looks {model.stack.lookahead_frames or 'at all'} frames ahead and would see what it is asked "
+                "for; expected one that does not, such as with stack.bidirectional=false or stack.padding=causal"
             )
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Examples]:
