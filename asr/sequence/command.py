@@ -49,7 +49,7 @@ def run(folder: Path, arguments: Sequence[str]) -> bool:
     task = tasks.build(recipe.task, case, str(folder / "config.yaml"))
     title = f"{folder.name} {name}"
     start = time.perf_counter()
-    with Report(title, task.figure, case.steps) as report:
+    with Report(title, task.curve_figure or task.figure, case.steps) as report:
         outcome = task.run(case, report)
     seconds = time.perf_counter() - start
     settings = case.model_dump(mode="json") | {

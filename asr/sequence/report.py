@@ -115,16 +115,18 @@ def draw_curve(path: Path, task: Task, title: str, outcome: Outcome, case: Case)
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axes = figure.subplots()
     marker = "." if len(steps) < 12 else None
-    axes.plot(steps, values, label=f"{task.figure}, validation", color="tab:blue", marker=marker)
+    axes.plot(steps, values, label=f"{task.curve_figure or task.figure}, validation", color="tab:blue", marker=marker)
     if task.chance is not None:
         axes.axhline(task.chance, label=f"chance {task.chance:.4g}", color="gray", linestyle=":")
-    if case.target is not None:
+    if case.target is not None and not task.curve_figure:
         for bound in (case.target.at_most, case.target.at_least):
             if bound is not None:
                 axes.axhline(bound, label=f"target {case.target}", color="tab:green", linestyle="--")
     if not task.higher_is_better and values and min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
-    axes.set(title=f"{title}: {outcome.value:.4g} on the test set", xlabel="updates", ylabel=task.figure)
+    axes.set(
+        title=f"{title}: {outcome.value:.4g} on the test set", xlabel="updates", ylabel=task.curve_figure or task.figure
+    )
     other = axes.twinx()
     other.plot(steps, losses, label="training loss", color="tab:orange", alpha=0.6, marker=marker)
     other.set_ylabel("training loss")

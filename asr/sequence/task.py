@@ -62,11 +62,13 @@ class Task(ABC):
         figure: name of the figure that targets speak of, with its unit.
         higher_is_better: of that figure.
         chance: the figure of the best answer that does not look at the input; None if that means nothing.
+        curve_figure: name of the figure on the validation set, where it is not the judged one; empty: it is.
     """
 
     figure: str
     higher_is_better: bool
     chance: float | None = None
+    curve_figure: str = ""
 
     @abstractmethod
     def run(self, case: Case, report: Report) -> Outcome:
