@@ -4,16 +4,16 @@
 
 It asks that a gradient neither grows nor shrinks on its way back through the recurrence, wherever there is one. Its
 own gradient takes the immediate dependence on the recurrent matrix alone: d and h count as constants. As in the
-authors' code, and unlike in the paper's equation 9, the norms are squared; links whose |d|^2 is below 1e-20 count for
-nothing, and the mean is over the others: Omega = S * mean over the valid links of a batch of S frames.
+authors' code, and unlike in the paper's equation 9, the norms are squared, links whose |d|^2 is below 1e-20 count for
+nothing, and Omega is the mean over the others, of all frames and items, in place of the sum over k. So it depends on
+neither length nor padding. Each recurrent matrix (layer, direction) has its own mean; these are added.
 
-As the ratio is one of gradients, it does not depend on how the loss is scaled.
+As the ratio is one of gradients, it does not depend on how the loss is scaled either.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -60,10 +60,8 @@ def omega_gradient(
     valid = squared > SMALLEST
     inverse = torch.where(valid, 1 / squared.clamp(min=SMALLEST), 0.0)
     excess = torch.where(valid, carried.square().sum(-1) * inverse - 1, 0.0)
-    frames = torch.tensor(carried.shape[1] + 1, device=carried.device, dtype=carried.dtype)
-    if world_size() > 1:
-        dist.all_reduce(frames, dist.ReduceOp.MAX)
-    scale = frames * world_size() / sum_over_ranks(valid.sum().to(carried.dtype)).clamp(min=1)
+    counts = sum_over_ranks(valid.sum((1, 2), keepdim=True).to(carried.dtype))  # (K, 1, 1)
+    scale = world_size() / counts.clamp(min=1)
     d_carried = (4 * scale * excess * inverse)[..., None] * carried
     gradient = d_gates.flatten(1, 2).mT @ d_carried.flatten(1, 2)
-    return scale * excess.square().sum(), gradient.to(recurrent.dtype)
+    return (scale * excess.square()).sum(), gradient.to(recurrent.dtype)

@@ -11,11 +11,15 @@ from torch import Tensor
 
 from asr import stacks
 from asr.errors import ConfigError
+from asr.nn.cells import RnnCell
 from asr.nn.vanishing import set_vanishing_regularizer
 from asr.sequence.model import SequenceModel
 from asr.sequence.report import Report
 from asr.sequence.settings import Case, Optim
 from asr.sequence.task import Examples, Outcome, Split, SupervisedTask
+
+TRUSTED_NORM = 1e10  # a longer gradient has overflowed, as in the code of Pascanu et al.
+SHRINKAGE = 0.02  # and the gradient is then this part of a recurrent weight
 
 
 def fit(task: SupervisedTask, case: Case, report: Report) -> Outcome:
@@ -41,7 +45,7 @@ def fit(task: SupervisedTask, case: Case, report: Report) -> Outcome:
         loss = task.loss(model(examples), examples)
         loss.backward()
         if case.optim.gradient_clip:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), case.optim.gradient_clip)
+            clip_gradients(model, case.optim.gradient_clip)
         optimizer.step()
         losses.append(loss.detach())
         report.step(step)
@@ -89,6 +93,21 @@ def make_optimizer(model: torch.nn.Module, optim: Optim) -> torch.optim.Optimize
         return torch.optim.RMSprop(parameters, lr=rate, alpha=optim.squared_average, weight_decay=decay)
     momentum = optim.momentum
     return torch.optim.SGD(parameters, lr=rate, momentum=momentum, nesterov=momentum > 0, weight_decay=decay)
+
+
+def clip_gradients(model: torch.nn.Module, largest_norm: float) -> None:
+    """Scale the gradient down to `largest_norm` if it is longer; its direction stays.
+
+    A gradient that overflowed has none. In its place simple recurrent matrices shrink a little, and all else stays as
+    it is (Pascanu et al. 2013, code).
+    """
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), largest_norm)
+    if float(norm) <= TRUSTED_NORM:  # never of a NaN
+        return
+    recurrent = {cell.recurrent for cell in model.modules() if isinstance(cell, RnnCell)}
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad = SHRINKAGE * parameter.detach() if parameter in recurrent else torch.zeros_like(parameter)
 
 
 def reduce_learning_rate(

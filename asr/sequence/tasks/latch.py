@@ -77,9 +77,10 @@ class Latch(Task):
 
         figure = Figure(figsize=(5, 3), layout="constrained")
         axes = figure.subplots()
-        image = axes.imshow(self.solved, vmin=0, vmax=1, aspect="auto", origin="lower", cmap="viridis")
+        order = sorted(range(len(self.options.noises)), key=lambda row: self.options.noises[row])
+        image = axes.imshow(self.solved[order], vmin=0, vmax=1, aspect="auto", origin="lower", cmap="viridis")
         axes.set_xticks(range(len(self.options.lengths)), map(str, self.options.lengths))
-        axes.set_yticks(range(len(self.options.noises)), map(str, self.options.noises))
+        axes.set_yticks(range(len(order)), [str(self.options.noises[row]) for row in order])
         axes.set(xlabel="length T", ylabel="noise", title="share of nets that hold the bit")
         figure.colorbar(image)
         figure.savefig(folder / "success.png", dpi=90)

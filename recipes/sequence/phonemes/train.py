@@ -1,4 +1,4 @@
-"""Synthetic phonemes with CTC: `python recipes/sequence/phonemes/train.py stack=deep_norm [scale=full] [key=value ...]`."""
+"""Synthetic phonemes with CTC: `python recipes/sequence/phonemes/train.py stack=deep_norm [scale=full]`."""
 
 from asr.sequence.command import main
 

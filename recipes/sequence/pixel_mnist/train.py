@@ -1,4 +1,4 @@
-"""Sequential and permuted MNIST: `python recipes/sequence/pixel_mnist/train.py stack=tcn [scale=full] [key=value ...]`."""
+"""Sequential and permuted MNIST: `python recipes/sequence/pixel_mnist/train.py stack=tcn [scale=full]`."""
 
 from asr.sequence.command import main
 

@@ -1,4 +1,4 @@
-"""Temporal order: `python recipes/sequence/temporal_order/train.py stack=sgd_clip_omega [scale=full] [key=value ...]`."""
+"""Temporal order: `python recipes/sequence/temporal_order/train.py stack=sgd_clip_omega [scale=full]`."""
 
 from asr.sequence.command import main
 
