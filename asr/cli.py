@@ -13,9 +13,9 @@ from asr.messages import STATUS_ERROR, did_you_mean, user_errors_exit
 
 COMMANDS = {
     # name: (help, "module:function"); the function takes the arguments after the name and gives the exit status
-    "check streaming": ("prove on a model and files that streaming equals offline", "asr.decode.check_streaming:main"),
     "check": ("compose a recipe's configuration and print it, or all its mistakes", "asr.config.check:main"),
     "decode": ("transcribe audio files", "asr.decode.cli:main"),
+    "check streaming": ("prove on a model and files that streaming equals offline", "asr.decode.check_streaming:main"),
     "evaluate": ("word and character error rates of a model on a manifest", "asr.decode.evaluate:main"),
     "align": ("say where each word of a known text was said", "asr.decode.align_cli:main"),
     "tune-lm": ("weigh a language model on a development set", "asr.decode.tune_lm:main"),

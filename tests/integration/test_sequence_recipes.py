@@ -20,7 +20,7 @@ def test_every_stack_has_a_case() -> None:
     assert {stack.name for stack in stacks if stack is not None} == set(names())
 
 
-@pytest.mark.parametrize(("recipe", "case"), CASES, ids="-".join)
+@pytest.mark.parametrize(("recipe", "case"), CASES, ids=["-".join(case) for case in CASES])
 def test_a_stack_learns(recipe: str, case: str, tmp_path: Path) -> None:
     met = command.run(RECIPES / recipe, [f"stack={case}", "scale=ci", f"run_dir={tmp_path}"])
     result = Result.read(tmp_path / "result.json")
