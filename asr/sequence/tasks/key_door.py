@@ -9,6 +9,7 @@ al. 2016, arXiv 1602.01783) from whole episodes of `batch_size` mazes side by si
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -120,6 +121,7 @@ class KeyDoor(Task):
         self.options = options
 
     def run(self, case: Case, report: Report) -> Outcome:
+        """Train an agent; the weights that did best in a validation are tested."""
         device = choose_device(case)
         torch.manual_seed(case.seed)
         agent = Agent(case).to(device)
@@ -128,6 +130,7 @@ class KeyDoor(Task):
         draws = torch.Generator(device).manual_seed(case.seed)
         curve: list[tuple[int, float, float]] = []
         losses: list[Tensor] = []
+        best, best_weights = -1.0, agent.state_dict()
         step = moves = 0
         for step in range(1, case.steps + 1):
             mazes = Mazes(self.options, case.batch_size, generator, device)
@@ -147,8 +150,11 @@ class KeyDoor(Task):
             curve.append((step, torch.stack(losses).mean().item(), value))
             losses.clear()
             report.point(*curve[-1])
+            if value > best:  # a policy may be lost again
+                best, best_weights = value, copy.deepcopy(agent.state_dict())
             if case.stop_at_target and case.target is not None and case.target.holds(value):
                 break
+        agent.load_state_dict(best_weights)
         value, mean_moves = self._evaluate(agent, "test", device)
         figures = {"moves of an episode": mean_moves, "million moves in training": moves / 1e6}
         return Outcome(value, sum(p.numel() for p in agent.parameters()), step, curve, figures)
