@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from asr.sequence.settings import Case
 
 Split = Literal["validation", "test"]
+HELD_OUT_SEEDS: dict[Split, int] = {"validation": -1, "test": -2}  # training's seeds are not negative
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +127,42 @@ class SupervisedTask(Task):
     def figures(self, outputs: Tensor, examples: Examples) -> dict[str, tuple[Tensor, Tensor]]:
         """Other figures of the test set by name, each a sum and a count."""
         return {}
+
+
+class MadeTask(SupervisedTask):
+    """A supervised task whose examples are made as they are needed, so that no two batches are the same.
+
+    Attributes:
+        num_test: sequences of the validation set, and of the test set.
+    """
+
+    num_test: int
+
+    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Examples]:
+        while True:
+            yield self.examples(batch_size, generator)
+
+    def evaluation(self, split: Split) -> Iterable[Examples]:
+        return [self.examples(self.num_held_out(split), torch.Generator().manual_seed(HELD_OUT_SEEDS[split]))]
+
+    def num_held_out(self, split: Split) -> int:
+        """Sequences of a held-out set."""
+        return self.num_test
+
+    @abstractmethod
+    def examples(self, count: int, generator: torch.Generator) -> Examples:
+        """Make `count` sequences."""
+
+
+class Classification(SupervisedTask):
+    """A supervised task with one class for a sequence, asked for after its last frame; targets are (B,) classes."""
+
+    figure = "accuracy"
+    higher_is_better = True
+    readout = "last"
+
+    def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
+        return F.cross_entropy(outputs, examples.targets)
+
+    def score(self, outputs: Tensor, examples: Examples) -> tuple[Tensor, Tensor]:
+        return (outputs.argmax(1) == examples.targets).sum(), torch.tensor(len(outputs))

@@ -34,39 +34,74 @@ def fit(task: SupervisedTask, case: Case, report: Report) -> Outcome:
     set_vanishing_regularizer(model, case.optim.vanishing_regularizer)
     optimizer = make_optimizer(model, case.optim)
     generator = torch.Generator().manual_seed(case.seed)
-    curve: list[tuple[int, float, float]] = []
+    curve = Curve(report, case.steps, case.evaluate_every)
     best, best_weights = math.nan, copy.deepcopy(model.state_dict())
-    losses: list[Tensor] = []
     step = 0
     for step, examples in zip(range(1, case.steps + 1), task.batches(case.batch_size, generator), strict=False):
         examples = examples.to(device)
         model.train()
-        optimizer.zero_grad(set_to_none=True)
         loss = task.loss(model(examples), examples)
-        loss.backward()
-        if case.optim.gradient_clip:
-            clip_gradients(model, case.optim.gradient_clip)
-        optimizer.step()
-        losses.append(loss.detach())
-        report.step(step)
-        if step % case.evaluate_every and step != case.steps:
+        update(model, optimizer, loss, case.optim)
+        if not curve.due(step, loss):
             continue
-        mean_loss = torch.stack(losses).mean().item()
-        losses.clear()
-        value = evaluate(model, task, "validation", device) if math.isfinite(mean_loss) else math.nan
-        curve.append((step, mean_loss, value))
-        report.point(step, mean_loss, value)
-        if not math.isfinite(mean_loss):
+        finite = math.isfinite(curve.mean_loss)
+        value = evaluate(model, task, "validation", device) if finite else math.nan
+        curve.add(value)
+        if not finite:
             break
         if not (value <= best if task.higher_is_better else value >= best):  # also the first one
             best, best_weights = value, copy.deepcopy(model.state_dict())
-        reduce_learning_rate(optimizer, case.optim, [v for *_, v in curve], task.higher_is_better)
+        reduce_learning_rate(optimizer, case.optim, [v for *_, v in curve.points], task.higher_is_better)
         if case.stop_at_target and case.target is not None and case.target.holds(value):
             break
     model.load_state_dict(best_weights)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     value, figures = test(model, task, device)
-    return Outcome(value, parameters, step, curve, figures)
+    return Outcome(value, parameters, step, curve.points, figures)
+
+
+class Curve:
+    """What a training shows: the mean loss between two looks at the validation set, and what was seen there.
+
+    The losses stay on the device until a look is due.
+
+    Args:
+        report: is told of every update and every look.
+        num_steps: updates of the whole training.
+        every: updates between two looks.
+    """
+
+    def __init__(self, report: Report, num_steps: int, every: int) -> None:
+        self.report, self.num_steps, self.every = report, num_steps, every
+        self.points: list[tuple[int, float, float]] = []
+        self.mean_loss = math.nan
+        self._step = 0
+        self._losses: list[Tensor] = []
+
+    def due(self, step: int, loss: Tensor) -> bool:
+        """Take note of an update; gives whether a look is due, and then sets `mean_loss`."""
+        self._step = step
+        self._losses.append(loss.detach())
+        self.report.step(step)
+        if step % self.every and step != self.num_steps:
+            return False
+        self.mean_loss = torch.stack(self._losses).mean().item()
+        self._losses.clear()
+        return True
+
+    def add(self, value: float) -> None:
+        """Add the point that was due."""
+        self.points.append((self._step, self.mean_loss, value))
+        self.report.point(*self.points[-1])
+
+
+def update(model: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, optim: Optim) -> None:
+    """Take one step down the gradient of `loss`."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if optim.gradient_clip:
+        clip_gradients(model, optim.gradient_clip)
+    optimizer.step()
 
 
 def build_model(task: SupervisedTask, case: Case) -> SequenceModel:

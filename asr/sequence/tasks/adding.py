@@ -6,8 +6,6 @@ that always answering 1, the mean, has a mean squared error of 1/6.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from asr.config.fields import PositiveInt, Section
 from asr.sequence.settings import Data
-from asr.sequence.task import Examples, Split, SupervisedTask
+from asr.sequence.task import Examples, MadeTask
 
 
 class Options(Section):
@@ -30,7 +28,7 @@ def build(options: Options, data: Data) -> Adding:
     return Adding(options)
 
 
-class Adding(SupervisedTask):
+class Adding(MadeTask):
     """(B, T, 2): a value and whether it is marked -> the sum of the two marked values."""
 
     figure = "mean squared error"
@@ -42,16 +40,6 @@ class Adding(SupervisedTask):
     def __init__(self, options: Options) -> None:
         self.length, self.num_test = options.length, options.num_test
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Examples]:
-        while True:
-            yield self._examples(batch_size, generator)
-
-    def evaluation(self, split: Split) -> Iterable[Examples]:
-        seed = {"validation": 1, "test": 2}[split]
-        return [
-            self._examples(self.num_test, torch.Generator().manual_seed(-seed))
-        ]  # training's seeds are not negative
-
     def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
         return F.mse_loss(outputs[:, 0], examples.targets)
 
@@ -59,7 +47,7 @@ class Adding(SupervisedTask):
         errors = (outputs[:, 0] - examples.targets).square()
         return errors.sum(), torch.tensor(len(errors))
 
-    def _examples(self, count: int, generator: torch.Generator) -> Examples:
+    def examples(self, count: int, generator: torch.Generator) -> Examples:
         values = torch.rand(count, self.length, generator=generator)
         marked = torch.rand(count, self.length, generator=generator).topk(2).indices  # two places, each pair as likely
         marks = torch.zeros(count, self.length).scatter_(1, marked, 1.0)

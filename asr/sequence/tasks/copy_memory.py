@@ -8,7 +8,7 @@ which counts all places: the accuracy in the last ten says more.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from asr.config.fields import PositiveInt, Section
 from asr.sequence.settings import Data
-from asr.sequence.task import Examples, Split, SupervisedTask
+from asr.sequence.task import HELD_OUT_SEEDS, Examples, MadeTask, Split
 
 NUM_DIGITS = 10
 BLANK, MARKER, NUM_SYMBOLS = 0, 9, 10
@@ -37,7 +37,7 @@ def build(options: Options, data: Data) -> CopyMemory:
     return CopyMemory(options)
 
 
-class CopyMemory(SupervisedTask):
+class CopyMemory(MadeTask):
     """(B, T + 20) symbols -> at each frame the symbol to say."""
 
     figure = "cross-entropy a frame"
@@ -46,18 +46,14 @@ class CopyMemory(SupervisedTask):
     output_size = NUM_SYMBOLS
 
     def __init__(self, options: Options) -> None:
-        self.options = options
+        self.options, self.num_test = options, options.num_test
         self.chance = NUM_DIGITS * math.log(8) / (options.length + 2 * NUM_DIGITS)
         self.input_size = 1 if options.inputs == "number" else NUM_SYMBOLS
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Examples]:
-        while True:
-            yield self._examples(batch_size, generator)
-
     def evaluation(self, split: Split) -> Iterable[Examples]:
-        generator = torch.Generator().manual_seed({"validation": -1, "test": -2}[split])
-        sizes = torch.arange(self.options.num_test).split(100)
-        return (self._examples(len(size), generator) for size in sizes)
+        generator = torch.Generator().manual_seed(HELD_OUT_SEEDS[split])
+        sizes = torch.arange(self.num_test).split(100)
+        return (self.examples(len(size), generator) for size in sizes)
 
     def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
         return F.cross_entropy(outputs.flatten(0, 1), examples.targets.flatten())
@@ -71,7 +67,7 @@ class CopyMemory(SupervisedTask):
         right = (outputs.argmax(-1) == examples.targets)[:, -NUM_DIGITS:]
         return {"accuracy of the ten digits": (right.sum(), torch.tensor(right.numel()))}
 
-    def _examples(self, count: int, generator: torch.Generator) -> Examples:
+    def examples(self, count: int, generator: torch.Generator) -> Examples:
         digits = torch.randint(1, 9, (count, NUM_DIGITS), generator=generator)
         zeros = torch.full((count, self.options.length - 1), BLANK)
         symbols = torch.cat((digits, zeros, torch.full((count, NUM_DIGITS + 1), MARKER)), 1)

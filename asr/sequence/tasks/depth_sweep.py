@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from asr.config.fields import PositiveInt, Section
 from asr.errors import ConfigError
 from asr.sequence.settings import Data
-from asr.sequence.task import Examples, Split, SupervisedTask
+from asr.sequence.task import Classification, Examples, Split
 
 NUM_PIXELS, NUM_DIGITS, BRIGHTEST = 64, 10, 16.0
 
@@ -49,7 +48,7 @@ def build(options: Options, data: Data) -> DepthSweep:
     return DepthSweep(pixels.reshape(len(pixels), options.num_frames, -1), torch.from_numpy(digits))
 
 
-class DepthSweep(SupervisedTask):
+class DepthSweep(Classification):
     """(B, n, 64 / n) pixels -> the digit, asked for at the last frame.
 
     Args:
@@ -60,7 +59,6 @@ class DepthSweep(SupervisedTask):
     figure = "error rate, training images"
     higher_is_better = False
     output_size = NUM_DIGITS
-    readout = "last"
 
     def __init__(self, images: Tensor, digits: Tensor) -> None:
         self.images, self.digits = images, digits
@@ -77,9 +75,6 @@ class DepthSweep(SupervisedTask):
 
     def evaluation(self, split: Split) -> Iterable[Examples]:
         return [self._examples(torch.arange(len(self.digits)))]  # the training images in either case
-
-    def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
-        return F.cross_entropy(outputs, examples.targets)
 
     def score(self, outputs: Tensor, examples: Examples) -> tuple[Tensor, Tensor]:
         return (outputs.argmax(1) != examples.targets).sum(), torch.tensor(len(outputs))

@@ -8,17 +8,15 @@ ten times as often, or at 15 to 125 random times. Each frame is a sample and its
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from asr.config.fields import PositiveInt, Section
 from asr.sequence.settings import Data
-from asr.sequence.task import Examples, Split, SupervisedTask
+from asr.sequence.task import Classification, Examples, MadeTask
 
 SHORTEST_MS, LONGEST_MS = 15.0, 125.0
 WANTED_MS = (5.0, 6.0)
@@ -41,34 +39,17 @@ def build(options: Options, data: Data) -> Frequency:
     return Frequency(options)
 
 
-class Frequency(SupervisedTask):
+class Frequency(MadeTask, Classification):
     """(B, S, 1 or 2): samples, with their times -> 1 if the period is wanted, 0 if not."""
 
-    figure = "accuracy"
-    higher_is_better = True
     chance = 0.5
     output_size = 2
-    readout = "last"
 
     def __init__(self, options: Options) -> None:
-        self.options = options
+        self.options, self.num_test = options, options.num_test
         self.input_size = 1 if options.time == "stamp" else 2
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Examples]:
-        while True:
-            yield self._examples(batch_size, generator)
-
-    def evaluation(self, split: Split) -> Iterable[Examples]:
-        generator = torch.Generator().manual_seed({"validation": -1, "test": -2}[split])
-        return [self._examples(self.options.num_test, generator)]
-
-    def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
-        return F.cross_entropy(outputs, examples.targets)
-
-    def score(self, outputs: Tensor, examples: Examples) -> tuple[Tensor, Tensor]:
-        return (outputs.argmax(1) == examples.targets).sum(), torch.tensor(len(outputs))
-
-    def _examples(self, count: int, generator: torch.Generator) -> Examples:
+    def examples(self, count: int, generator: torch.Generator) -> Examples:
         targets = torch.randint(2, (count,), generator=generator)
         wanted = WANTED_MS[0] + (WANTED_MS[1] - WANTED_MS[0]) * torch.rand(count, generator=generator)
         periods = torch.where(targets == 1, wanted, other_periods(count, generator))

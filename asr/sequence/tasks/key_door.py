@@ -23,8 +23,8 @@ from asr.errors import ConfigError
 from asr.nn.masking import valid_mask
 from asr.sequence.report import Report
 from asr.sequence.settings import Case, Data
-from asr.sequence.task import Outcome, Split, Task
-from asr.sequence.trainer import choose_device, make_optimizer
+from asr.sequence.task import HELD_OUT_SEEDS, Outcome, Split, Task
+from asr.sequence.trainer import Curve, choose_device, make_optimizer, update
 
 CORRIDOR, RED_KEY, BLUE_KEY, JUNCTION, NUM_SIGHTS = 0, 1, 2, 3, 4
 LEFT, RIGHT, RED_DOOR, BLUE_DOOR, NUM_ACTIONS = 0, 1, 2, 3, 4
@@ -128,28 +128,19 @@ class KeyDoor(Task):
         optimizer = make_optimizer(agent, case.optim)
         generator = torch.Generator().manual_seed(case.seed)
         draws = torch.Generator(device).manual_seed(case.seed)
-        curve: list[tuple[int, float, float]] = []
-        losses: list[Tensor] = []
+        curve = Curve(report, case.steps, case.evaluate_every)
         best, best_weights = -1.0, agent.state_dict()
         step = moves = 0
         for step in range(1, case.steps + 1):
             mazes = Mazes(self.options, case.batch_size, generator, device)
             episodes = agent.play(mazes, self.options.time_limit, draws)
-            optimizer.zero_grad(set_to_none=True)
             loss = agent.loss(episodes, self.options)
-            loss.backward()
-            if case.optim.gradient_clip:
-                nn.utils.clip_grad_norm_(agent.parameters(), case.optim.gradient_clip)
-            optimizer.step()
-            losses.append(loss.detach())
+            update(agent, optimizer, loss, case.optim)
             moves += int(episodes.lengths.sum())
-            report.step(step)
-            if step % case.evaluate_every and step != case.steps:
+            if not curve.due(step, loss):
                 continue
             value, _ = self._evaluate(agent, "validation", device)
-            curve.append((step, torch.stack(losses).mean().item(), value))
-            losses.clear()
-            report.point(*curve[-1])
+            curve.add(value)
             if value > best:  # a policy may be lost again
                 best, best_weights = value, copy.deepcopy(agent.state_dict())
             if case.stop_at_target and case.target is not None and case.target.holds(value):
@@ -157,11 +148,11 @@ class KeyDoor(Task):
         agent.load_state_dict(best_weights)
         value, mean_moves = self._evaluate(agent, "test", device)
         figures = {"moves of an episode": mean_moves, "million moves in training": moves / 1e6}
-        return Outcome(value, sum(p.numel() for p in agent.parameters()), step, curve, figures)
+        return Outcome(value, sum(p.numel() for p in agent.parameters()), step, curve.points, figures)
 
     def _evaluate(self, agent: Agent, split: Split, device: torch.device) -> tuple[float, float]:
         """The success rate, and the mean number of moves."""
-        seed = {"validation": -1, "test": -2}[split]  # training's seeds are not negative
+        seed = HELD_OUT_SEEDS[split]
         mazes = Mazes(self.options, self.options.num_test, torch.Generator().manual_seed(seed), device)
         episodes = agent.play(mazes, self.options.time_limit, torch.Generator(device).manual_seed(seed))
         return float(episodes.succeeded.double().mean()), float(episodes.lengths.double().mean())

@@ -7,7 +7,7 @@ stack reads everything.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,8 @@ from asr.config.options import validate_stack
 from asr.errors import ConfigError
 from asr.sequence.report import Report
 from asr.sequence.settings import Case, Data
-from asr.sequence.task import Examples, Outcome, Split, SupervisedTask
-from asr.sequence.trainer import fit, make_optimizer
+from asr.sequence.task import Classification, Examples, MadeTask, Outcome, Split
+from asr.sequence.trainer import Curve, fit, make_optimizer, update
 from asr.stacks.skip import Skip, reinforce_loss
 
 TIMED_SEQUENCES, TIMINGS = 500, 9
@@ -42,15 +42,11 @@ def build(options: Options, data: Data) -> NumberPrediction:
     return NumberPrediction(options)
 
 
-class NumberPrediction(SupervisedTask):
+class NumberPrediction(MadeTask, Classification):
     """(B, T) numbers -> the one that the first one points at."""
 
-    figure = "accuracy"
-    higher_is_better = True
-    readout = "last"
-
     def __init__(self, options: Options) -> None:
-        self.options = options
+        self.options, self.num_test = options, options.num_test
         self.length = options.lengths[0]
         self.input_size = self.output_size = options.lengths[-1]
         self.chance = 1 / options.lengths[-1]
@@ -60,21 +56,7 @@ class NumberPrediction(SupervisedTask):
             return fit(self, case, report)
         return self._run_skimmer(case, report)
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Examples]:
-        while True:
-            yield self._examples(batch_size, generator)
-
-    def evaluation(self, split: Split) -> Iterable[Examples]:
-        generator = torch.Generator().manual_seed({"validation": -1, "test": -2}[split])
-        return [self._examples(self.options.num_test, generator)]
-
-    def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
-        return F.cross_entropy(outputs, examples.targets)
-
-    def score(self, outputs: Tensor, examples: Examples) -> tuple[Tensor, Tensor]:
-        return (outputs.argmax(1) == examples.targets).sum(), torch.tensor(len(outputs))
-
-    def _examples(self, count: int, generator: torch.Generator) -> Examples:
+    def examples(self, count: int, generator: torch.Generator) -> Examples:
         numbers = torch.randint(self.length, (count, self.length), generator=generator)
         return Examples(numbers, torch.full((count,), self.length), numbers.gather(1, numbers[:, :1])[:, 0])
 
@@ -84,36 +66,25 @@ class NumberPrediction(SupervisedTask):
         optimizer = make_optimizer(model, case.optim)
         generator = torch.Generator().manual_seed(case.seed)
         stages = iter(self.options.lengths[1:])
-        curve: list[tuple[int, float, float]] = []
-        losses: list[Tensor] = []
-        step = 0
+        curve, step = Curve(report, case.steps, case.evaluate_every), 0
         for step in range(1, case.steps + 1):
-            examples = self._examples(case.batch_size, generator)
-            optimizer.zero_grad(set_to_none=True)
+            examples = self.examples(case.batch_size, generator)
             loss = model.loss(examples)
-            loss.backward()
-            if case.optim.gradient_clip:
-                nn.utils.clip_grad_norm_(model.parameters(), case.optim.gradient_clip)
-            optimizer.step()
-            losses.append(loss.detach())
-            report.step(step)
-            if step % case.evaluate_every and step != case.steps:
+            update(model, optimizer, loss, case.optim)
+            if not curve.due(step, loss):
                 continue
             value, _ = self._evaluate(model, "validation")
-            curve.append((step, torch.stack(losses).mean().item(), value))
-            losses.clear()
-            report.point(*curve[-1])
+            curve.add(value)
             if value >= self.options.enough:
                 following = next(stages, None)
                 if following is not None:
                     self.length = following
                 elif case.stop_at_target and case.target is not None and case.target.holds(value):
                     break
-        if self.length != self.options.lengths[-1]:  # the curriculum did not end: judged on what was asked for
-            self.length = self.options.lengths[-1]
+        self.length = self.options.lengths[-1]  # also where the curriculum did not end: judged on what was asked for
         value, read = self._evaluate(model, "test")
         figures = {"share of numbers read": read / self.length, "times as fast as reading all": self._gain(model, case)}
-        return Outcome(value, sum(p.numel() for p in model.parameters()), step, curve, figures)
+        return Outcome(value, sum(p.numel() for p in model.parameters()), step, curve.points, figures)
 
     @torch.no_grad()
     def _evaluate(self, model: Skimmer, split: Split) -> tuple[float, float]:
@@ -130,7 +101,7 @@ class NumberPrediction(SupervisedTask):
         size = case.stack.model_dump(include={"num_layers", "hidden_size"})
         options = validate_stack({"name": "lstm", "bidirectional": False, "batch_norm": "none", **size})
         reader = stacks.build(options, model.embedding.embedding_dim).eval()
-        examples = self._examples(TIMED_SEQUENCES, torch.Generator().manual_seed(-3))
+        examples = self.examples(TIMED_SEQUENCES, torch.Generator().manual_seed(-3))
 
         def read_all() -> None:
             reader(model.embedding(examples.inputs), examples.lengths)

@@ -28,7 +28,7 @@ from asr.nn.front_end import ConvFrontEnd
 from asr.sequence.report import Report
 from asr.sequence.settings import Case, Data
 from asr.sequence.task import Outcome, Task
-from asr.sequence.trainer import make_optimizer
+from asr.sequence.trainer import Curve, make_optimizer, update
 
 NUM_BANDS, NUM_ONSETS, ONSET_SHARE, BUMP_WIDTH = 40, 4, 0.45, 1.5
 ANNEAL = 1.2  # of the learning rate after each epoch (section 3.3 of Deep Speech 2's own settings)
@@ -77,24 +77,17 @@ class Phonemes(Task):
         model = PhonemeModel(case, self.options)
         optimizer = make_optimizer(model, case.optim)
         per_epoch = -(-len(self.train) // case.batch_size)
-        curve, losses, step = [], [], 0
+        curve, step = Curve(report, case.steps, per_epoch), 0
         for step, batch in zip(range(1, case.steps + 1), self._batches(case.batch_size, generator), strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = case.optim.learning_rate / ANNEAL ** ((step - 1) // per_epoch)
-            optimizer.zero_grad(set_to_none=True)
             loss = model.loss(batch)
-            loss.backward()
-            if case.optim.gradient_clip:
-                nn.utils.clip_grad_norm_(model.parameters(), case.optim.gradient_clip)
-            optimizer.step()
-            losses.append(loss.detach())
-            report.step(step)
-            if step % per_epoch == 0 or step == case.steps:
-                curve.append((step, torch.stack(losses).mean().item(), model.error_rate(self.test)))
-                report.point(*curve[-1])
-                losses.clear()
-        figures = {f"after epoch {i + 1}": value for i, (*_, value) in enumerate(curve)}
-        return Outcome(curve[-1][2], sum(p.numel() for p in model.parameters()), step, curve, figures)
+            update(model, optimizer, loss, case.optim)
+            if curve.due(step, loss):
+                curve.add(model.error_rate(self.test))
+        values = [value for *_, value in curve.points]
+        figures = {f"after epoch {i}": value for i, value in enumerate(values, 1)}
+        return Outcome(values[-1], sum(p.numel() for p in model.parameters()), step, curve.points, figures)
 
     def _batches(self, batch_size: int, generator: torch.Generator) -> Iterator[list[Utterance]]:
         by_length = sorted(range(len(self.train)), key=lambda i: len(self.train[i].features))

@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
@@ -19,7 +18,7 @@ from asr.config.fields import NonNegativeInt, Section
 from asr.errors import ConfigError, DataError
 from asr.sequence.files import find
 from asr.sequence.settings import Data
-from asr.sequence.task import Examples, Split, SupervisedTask
+from asr.sequence.task import Classification, Examples, Split
 
 URL = "https://s3.amazonaws.com/img-datasets/mnist.npz"
 SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
@@ -48,14 +47,11 @@ def build(options: Options, data: Data) -> PixelImages:
     return PixelImages(read_digits() if options.images == "digits" else read_mnist(data), options)
 
 
-class PixelImages(SupervisedTask):
+class PixelImages(Classification):
     """(B, P, 1) pixels -> the class, after the last one."""
 
-    figure = "accuracy"
-    higher_is_better = True
     chance = 1 / NUM_CLASSES
     input_size, output_size = 1, NUM_CLASSES
-    readout = "last"
 
     def __init__(self, images: dict[str, Images], options: Options) -> None:
         num_pixels = images["train"][0].shape[1]
@@ -80,12 +76,6 @@ class PixelImages(SupervisedTask):
         for start in range(0, len(labels), EVALUATION_ITEMS):
             piece = slice(start, start + EVALUATION_ITEMS)
             yield _examples(pixels[piece], labels[piece])
-
-    def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
-        return F.cross_entropy(outputs, examples.targets)
-
-    def score(self, outputs: Tensor, examples: Examples) -> tuple[Tensor, Tensor]:
-        return (outputs.argmax(1) == examples.targets).sum(), torch.tensor(len(outputs))
 
 
 def read_digits() -> dict[str, Images]:

@@ -6,16 +6,12 @@ over a few edges and a plain one over as many as there are frames (Chang et al. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from asr.config.fields import PositiveInt, Section
 from asr.sequence.settings import Data
-from asr.sequence.task import Examples, Split, SupervisedTask
+from asr.sequence.task import Classification, Examples, MadeTask
 
 
 class Options(Section):
@@ -32,34 +28,16 @@ def build(options: Options, data: Data) -> Recall:
     return Recall(options)
 
 
-class Recall(SupervisedTask):
+class Recall(MadeTask, Classification):
     """(B, 1 + T) symbols -> the first one, asked for at the last frame."""
 
-    figure = "accuracy"
-    higher_is_better = True
-    readout = "last"
-
     def __init__(self, options: Options) -> None:
-        self.options = options
+        self.options, self.num_test = options, options.num_test
         self.chance = 1 / options.num_symbols
         self.input_size = options.num_symbols + options.num_distractor_symbols
         self.output_size = options.num_symbols
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Examples]:
-        while True:
-            yield self._examples(batch_size, generator)
-
-    def evaluation(self, split: Split) -> Iterable[Examples]:
-        seed = {"validation": -1, "test": -2}[split]  # training's seeds are not negative
-        return [self._examples(self.options.num_test, torch.Generator().manual_seed(seed))]
-
-    def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
-        return F.cross_entropy(outputs, examples.targets)
-
-    def score(self, outputs: Tensor, examples: Examples) -> tuple[Tensor, Tensor]:
-        return (outputs.argmax(1) == examples.targets).sum(), torch.tensor(len(outputs))
-
-    def _examples(self, count: int, generator: torch.Generator) -> Examples:
+    def examples(self, count: int, generator: torch.Generator) -> Examples:
         options = self.options
         symbols = torch.randint(options.num_symbols, (count, 1), generator=generator)
         distractors = torch.randint(

@@ -20,7 +20,7 @@ from asr.nn.masking import valid_mask
 from asr.sequence.report import Report
 from asr.sequence.settings import Case, Data
 from asr.sequence.task import Outcome, Task
-from asr.sequence.trainer import make_optimizer
+from asr.sequence.trainer import Curve, make_optimizer, update
 
 SHORT, LONG = 8, 17  # lengths up to, and from, which are compared
 
@@ -55,26 +55,18 @@ class Reversal(Task):
         model = EncoderDecoder(case, self.options.num_symbols)
         optimizer = make_optimizer(model, case.optim)
         lengths = range(self.options.shortest, self.options.longest + 1)
-        curve, losses = [], []
+        curve = Curve(report, case.steps, case.evaluate_every)
         for step in range(1, case.steps + 1):
             sizes = torch.randint(lengths.start, lengths.stop, (case.batch_size,), generator=generator)
             symbols = torch.randint(self.options.num_symbols, (case.batch_size, int(sizes.max())), generator=generator)
-            optimizer.zero_grad(set_to_none=True)
             loss = model.loss(symbols, sizes)
-            loss.backward()
-            if case.optim.gradient_clip:
-                nn.utils.clip_grad_norm_(model.parameters(), case.optim.gradient_clip)
-            optimizer.step()
-            losses.append(loss.detach())
-            report.step(step)
-            if step % case.evaluate_every == 0 or step == case.steps:
+            update(model, optimizer, loss, case.optim)
+            if curve.due(step, loss):
                 self.by_length = {length: self._accuracy(model, length) for length in lengths}
-                curve.append((step, torch.stack(losses).mean().item(), self._fall()))
-                report.point(*curve[-1])
-                losses.clear()
+                curve.add(self._fall())
         shown = [length for length in (5, 8, 10, 15, 20) if length in self.by_length]
         figures = {f"length {length}": self.by_length[length] for length in shown}
-        return Outcome(self._fall(), sum(p.numel() for p in model.parameters()), case.steps, curve, figures)
+        return Outcome(self._fall(), sum(p.numel() for p in model.parameters()), case.steps, curve.points, figures)
 
     def draw(self, folder: Path) -> list[Path]:
         from matplotlib.figure import Figure

@@ -6,11 +6,9 @@ six tenths; distractors c to f stand everywhere else. Which of AA, BA, AB, BB wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -19,7 +17,7 @@ from asr.errors import ConfigError
 from asr.nn.cells import RnnCell
 from asr.sequence.model import SequenceModel
 from asr.sequence.settings import Data
-from asr.sequence.task import Examples, Split, SupervisedTask
+from asr.sequence.task import Classification, Examples, MadeTask, Split
 
 NUM_DISTRACTORS = 4
 NONZEROS, SPECTRAL_RADIUS, DEVIATION = 15, 0.95, 0.01  # of the authors' "smart tanh" initialisation
@@ -42,17 +40,16 @@ def build(options: Options, data: Data) -> TemporalOrder:
     return TemporalOrder(options)
 
 
-class TemporalOrder(SupervisedTask):
+class TemporalOrder(MadeTask, Classification):
     """(B, L) symbols of 6 -> which of 4 orders, asked for at the last frame."""
 
     figure = "error rate"
     higher_is_better = False
     chance = 0.75
     input_size, output_size = 2 + NUM_DISTRACTORS, 4
-    readout = "last"
 
     def __init__(self, options: Options) -> None:
-        self.options = options
+        self.options, self.num_test = options, options.num_test
 
     def initialize(self, model: SequenceModel) -> None:
         """Draw the weights as `options.initialization` says.
@@ -74,22 +71,13 @@ class TemporalOrder(SupervisedTask):
         if smart:
             cells[0].recurrent.data[0] = smart_matrix(cells[0].hidden_size)
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Examples]:
-        while True:
-            yield self._examples(batch_size, generator)
-
-    def evaluation(self, split: Split) -> Iterable[Examples]:
-        generator = torch.Generator().manual_seed({"validation": -1, "test": -2}[split])
-        count = self.options.num_test if split == "test" else max(1, self.options.num_test // 5)
-        return [self._examples(count, generator)]
-
-    def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
-        return F.cross_entropy(outputs, examples.targets)
+    def num_held_out(self, split: Split) -> int:
+        return self.num_test if split == "test" else max(1, self.num_test // 5)
 
     def score(self, outputs: Tensor, examples: Examples) -> tuple[Tensor, Tensor]:
         return (outputs.argmax(1) != examples.targets).sum(), torch.tensor(len(outputs))
 
-    def _examples(self, count: int, generator: torch.Generator) -> Examples:
+    def examples(self, count: int, generator: torch.Generator) -> Examples:
         length = self.options.length
         symbols = torch.randint(2, self.input_size, (count, length), generator=generator)
         order = torch.randint(2, (count, 2), generator=generator)  # A is 0, B is 1

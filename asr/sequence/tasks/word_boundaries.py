@@ -8,7 +8,6 @@ same rate, or one that always fires, would have blindly.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -21,7 +20,7 @@ from asr.errors import ConfigError
 from asr.sequence.model import SequenceModel
 from asr.sequence.report import Report
 from asr.sequence.settings import Case, Data
-from asr.sequence.task import Examples, Outcome, Split, SupervisedTask
+from asr.sequence.task import Examples, MadeTask, Outcome
 from asr.sequence.trainer import fit
 from asr.stacks.hm_lstm import HmLstm
 
@@ -41,7 +40,7 @@ def build(options: Options, data: Data) -> WordBoundaries:
     return WordBoundaries(options)
 
 
-class WordBoundaries(SupervisedTask):
+class WordBoundaries(MadeTask):
     """(B, T) letters -> (B, T) the ones that follow; the targets' last column says where words end."""
 
     figure = "boundary F1 above blind"
@@ -51,7 +50,7 @@ class WordBoundaries(SupervisedTask):
     input_size = output_size = NUM_LETTERS
 
     def __init__(self, options: Options) -> None:
-        self.options = options
+        self.options, self.num_test = options, options.num_test
         generator = torch.Generator().manual_seed(20170424)
         sizes = torch.randint(SHORTEST, LONGEST + 1, (options.num_words,), generator=generator)
         self.lexicon = [torch.randint(NUM_LETTERS, (int(size),), generator=generator) for size in sizes]
@@ -97,14 +96,6 @@ class WordBoundaries(SupervisedTask):
         """Bits a letter for who knows the lexicon and where words begin: one draw of a word for all its letters."""
         return math.log2(len(self.lexicon)) * len(self.lexicon) / sum(map(len, self.lexicon))
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Examples]:
-        while True:
-            yield self._examples(batch_size, generator)
-
-    def evaluation(self, split: Split) -> Iterable[Examples]:
-        generator = torch.Generator().manual_seed({"validation": -1, "test": -2}[split])
-        return [self._examples(self.options.num_test, generator)]
-
     def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
         return F.cross_entropy(outputs.flatten(0, 1), examples.targets[..., 0].flatten())
 
@@ -113,7 +104,7 @@ class WordBoundaries(SupervisedTask):
         losses = F.cross_entropy(outputs.flatten(0, 1), examples.targets[..., 0].flatten(), reduction="sum")
         return -losses / math.log(2), torch.tensor(examples.inputs.numel())
 
-    def _examples(self, count: int, generator: torch.Generator) -> Examples:
+    def examples(self, count: int, generator: torch.Generator) -> Examples:
         length = self.options.length
         words = torch.randint(len(self.lexicon), (count, length // SHORTEST + 2), generator=generator)
         letters, ends = [], []
