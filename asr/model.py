@@ -103,11 +103,15 @@ class SpeechModel(nn.Module):
         frames = self.front_end.lookahead_frames + self.stack.lookahead_frames * self.front_end.time_stride
         return frames * self.features.hop_seconds + self.features.window_seconds
 
+    @property
+    def not_streamable(self) -> str:
+        """Why the model cannot stream and what does instead; empty if it can."""
+        return self.features.not_streamable or self.stack.not_streamable
+
     def require_streamable(self) -> None:
         """Raise NotStreamable, with the reason and what to use instead, unless the model can stream."""
-        for reason in (self.features.not_streamable, self.stack.not_streamable):
-            if reason:
-                raise NotStreamable(reason)
+        if self.not_streamable:
+            raise NotStreamable(self.not_streamable)
 
     def initial_state(self, batch_size: int, like: Tensor) -> ModelState:
         """State of `batch_size` streams that have heard nothing, on the device and of the type of `like`."""

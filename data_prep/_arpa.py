@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr.atomic import atomic_write
-from asr.decode._numba import compiled
+from asr.compiled import compiled
 from data_prep._kneser_ney import KneserNey
 
 MAX_NUMBER_BYTES = 24  # of a logarithm with its tab

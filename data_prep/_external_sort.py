@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from asr.decode._numba import compiled
+from asr.compiled import compiled
 
 Rows = NDArray[np.uint64]  # (n, words): whole numbers that make up the key, most significant first, then the payload
 

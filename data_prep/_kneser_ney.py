@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from asr.decode._numba import compiled
+from asr.compiled import compiled
 from asr.errors import DataError
 from data_prep._external_sort import ExternalSort, Rows
 from data_prep._ngram_text import BEGIN, END, SPECIAL, NumberedText

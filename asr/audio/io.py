@@ -17,7 +17,11 @@ from asr.audio.header import AudioError, AudioFile, AudioInfo, check_header
 from asr.audio.resample import StreamResampler
 from asr.audio.sound import SoundFile, UnknownFormat
 
-__all__ = ["AudioError", "AudioInfo", "audio_blocks", "audio_info", "read_audio"]
+__all__ = ["MEDIA_SUFFIXES", "SOUND_SUFFIXES", "AudioError", "AudioInfo", "audio_blocks", "audio_info", "read_audio"]
+
+# As what folders are searched for: formats of libsndfile, and those that need FFmpeg.
+SOUND_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".aiff", ".aif", ".au", ".sph", ".w64", ".caf"}
+MEDIA_SUFFIXES = {".m4a", ".mp4", ".aac", ".webm", ".mka"}
 
 MAX_SECONDS = 4 * 3600.0  # 0.9 GB as float32 at 16 kHz
 MAX_PEAK = 16.0  # float audio above this (+24 dBFS) was never scaled to [-1, 1]

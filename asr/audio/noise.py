@@ -9,12 +9,11 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from asr.audio.io import AudioInfo, audio_info
+from asr.audio.io import SOUND_SUFFIXES, AudioInfo, audio_info
 from asr.audio.resample import resample
 from asr.config.schema import NoiseOptions
 from asr.errors import ConfigError, DataError
 
-SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".aiff", ".aif", ".au", ".sph", ".w64", ".caf"}
 STEEPEST = 2.0  # of the power spectrum's slope: 0 is white noise, 1 pink, 2 brown
 
 
@@ -91,9 +90,9 @@ def audio_files(key: str, folder: Path | None) -> tuple[tuple[str, AudioInfo], .
     """
     if folder is None:
         return ()
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SOUND_SUFFIXES)
     if not paths:
-        raise ConfigError(f"{key}={folder}: got no audio there, expected files of {' '.join(sorted(SUFFIXES))}")
+        raise ConfigError(f"{key}={folder}: got no audio there, expected files of {' '.join(sorted(SOUND_SUFFIXES))}")
     files = []
     for path in paths:
         try:

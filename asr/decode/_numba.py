@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
+from asr.compiled import compiled
+
 LN_10 = math.log(10.0)
 NEVER = -1e4  # log-probability of a blank where a frame allows nothing else
 NEGLIGIBLE = -40.0  # log of what vanishes beside 1 in float64
@@ -169,15 +171,6 @@ class Rules(NamedTuple):
     most_hot: float
     second: int
     third: int
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile at the first call; kept on disk beside this file or, where that cannot be written, in ~/.cache/numba."""
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder can be written
-        return numba.njit(**options)(function)
 
 
 def borrowing(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from asr.checkpoint import Checkpoint
-from asr.decode._numba import compiled
+from asr.compiled import compiled
+from asr.data.corpus import required_frames
 from asr.decode.greedy import TokenPath
 from asr.decode.words import words_of
 from asr.errors import DataError
@@ -67,7 +67,7 @@ class Aligner:
         """
         ids = self._ids(text)
         seconds, frame_seconds = len(samples) / self.sample_rate_hz, self.model.frame_seconds
-        needed, frames = frames_needed(ids), self.model.frame_count(len(samples))
+        needed, frames = required_frames(ids), self.model.frame_count(len(samples))
         if needed > frames:
             raise DataError(
                 f"the text needs {needed} frames (tokens: {len(ids)}, blanks between equal ones: {needed - len(ids)}), "
@@ -105,7 +105,7 @@ class Aligner:
         """(1, N) samples -> (1, n, V) log-probabilities, in one piece or several."""
         model = self.model
         long = audio.shape[1] > LONG_SECONDS * self.sample_rate_hz
-        if not long or model.features.not_streamable or model.stack.not_streamable:
+        if not long or model.not_streamable:
             yield model(audio.to(self.device), torch.tensor([audio.shape[1]], device=self.device))[0]
             return
         state = model.initial_state(1, audio[:, :0].to(self.device))
@@ -113,11 +113,6 @@ class Aligner:
             frames, state = model.step(piece.to(self.device), state)
             yield frames
         yield model.flush(state)
-
-
-def frames_needed(ids: Sequence[int]) -> int:
-    """Frames that CTC takes at least: one a token, and a blank between equal neighbours."""
-    return len(ids) + sum(a == b for a, b in pairwise(ids))
 
 
 def as_given(words: Sequence[Word], text: str, tokenizer: Tokenizer) -> tuple[Word, ...]:
@@ -159,7 +154,7 @@ def viterbi(log_probs: NDArray[np.float32], ids: Sequence[int], blank: int = 0) 
     Raises:
         DataError: there are too few frames, or no path has a probability above 0.
     """
-    num_frames, needed = len(log_probs), frames_needed(ids)
+    num_frames, needed = len(log_probs), required_frames(ids)
     if needed > num_frames:
         raise DataError(f"the text needs {needed} frames, got {num_frames}")
     labels = np.array(ids, np.int64)

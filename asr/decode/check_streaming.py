@@ -13,10 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from asr.decode.recognizer import Recognizer
 
 CHUNK_SECONDS = (0.01, 0.04, 0.16, 0.32, 1.0)
 AGREES = 1e-3  # largest difference of two log-probabilities that float32's rounding explains in a deep net
+
+
+class Offline(NamedTuple):
+    """What a whole file gives: (S, V) log-probabilities, and the text."""
+
+    log_probs: Tensor
+    text: str
 
 
 class Comparison(NamedTuple):
@@ -46,12 +55,14 @@ def main(argv: Sequence[str]) -> int:
     recognizer = Recognizer(load(options.model), options.device)
     recognizer.model.require_streamable()
     audio = [read_audio(path, sample_rate_hz=recognizer.sample_rate_hz) for path in paths]
+    offline = [Offline(recognizer.log_probs(samples), recognizer.transcribe(samples).text) for samples in audio]
     total = sum(map(len, audio)) / recognizer.sample_rate_hz
     print(f"{len(paths)} files, {total:.1f} s; look-ahead {recognizer.lookahead_seconds:.3f} s, windows included")
     print(f"{'chunk':>8} {'texts':>12} {'largest difference':>20} {'work a chunk':>14} {'RTF':>8} {'latency':>9}")
     failed = False
     for seconds in CHUNK_SECONDS:
-        rows = [compare(recognizer, samples, round(seconds * recognizer.sample_rate_hz)) for samples in audio]
+        chunk = round(seconds * recognizer.sample_rate_hz)
+        rows = [compare(recognizer, *pair, chunk) for pair in zip(audio, offline, strict=True)]
         difference = max(row.difference for row in rows)
         same = sum(row.same_text for row in rows)
         work = [value for row in rows for value in row.seconds]
@@ -67,29 +78,27 @@ def main(argv: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def compare(recognizer: Recognizer, samples: NDArray[np.float32], chunk: int) -> Comparison:
-    """Hear `samples` in chunks of so many samples, and whole."""
+def compare(recognizer: Recognizer, samples: NDArray[np.float32], offline: Offline, chunk: int) -> Comparison:
+    """Hear `samples` in chunks of so many samples."""
     import torch
 
     model = recognizer.model
     with torch.inference_mode():
         audio = torch.from_numpy(samples)[None].to(recognizer.device)
-        offline, lengths = model(audio, torch.tensor([len(samples)], device=recognizer.device))
-        offline = offline[0, : int(lengths)]
         pieces, state = [], model.initial_state(1, audio)
         for start in range(0, len(samples), chunk):
             piece, state = model.step(audio[:, start : start + chunk], state)
             pieces.append(piece[0])
         pieces.append(model.flush(state)[0])
     streamed = torch.cat(pieces)
-    if streamed.shape != offline.shape:
+    if streamed.shape != offline.log_probs.shape:
         return Comparison(False, float("inf"), [])
-    difference = float((streamed - offline).abs().max()) if len(offline) else 0.0
+    difference = float((streamed - offline.log_probs).abs().max()) if len(streamed) else 0.0
     stream, seconds = recognizer.stream(), []
     for start in range(0, len(samples), chunk):
         began = time.perf_counter()
         stream.accept_waveform(samples[start : start + chunk])
         stream.result()
         seconds.append(time.perf_counter() - began)
-    same = stream.finish().text == recognizer.transcribe(samples).text
+    same = stream.finish().text == offline.text
     return Comparison(same, difference, seconds)

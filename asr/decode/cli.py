@@ -14,11 +14,6 @@ from asr.decode import search
 from asr.errors import AsrError, DataError
 from asr.types import Transcript
 
-AUDIO_SUFFIXES = {
-    ".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".aiff", ".aif", ".au", ".sph", ".w64", ".caf",
-    ".m4a", ".mp4", ".aac", ".webm", ".mka",
-}  # fmt: skip
-
 
 def main(argv: Sequence[str]) -> int:
     """Print a transcript for each file, in the order given; exit status 1 if any file could not be read."""
@@ -81,13 +76,16 @@ def find_audio(arguments: Sequence[str]) -> list[Path]:
     Raises:
         DataError: an argument names nothing.
     """
+    from asr.audio.io import MEDIA_SUFFIXES, SOUND_SUFFIXES
+
+    suffixes = SOUND_SUFFIXES | MEDIA_SUFFIXES
     found: dict[Path, None] = {}
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            matches = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
+            matches = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes)
             if not matches:
-                raise DataError(f"{path}: no audio in this folder; looked for {' '.join(sorted(AUDIO_SUFFIXES))}")
+                raise DataError(f"{path}: no audio in this folder; looked for {' '.join(sorted(suffixes))}")
         elif path.exists():
             matches = [path]
         else:

@@ -63,8 +63,8 @@ class Recognizer:
         self.tokenizer = checkpoint.tokenizer
         self.sample_rate_hz = checkpoint.config.data.sample_rate_hz
         self.decoder: Decoder = decoder or GreedyDecoder()
-        rules = EndpointRules.build(checkpoint.config.decode.endpoint, self.model.frame_seconds)
-        self.endpoint = rules if endpoints else None
+        rules = checkpoint.config.decode.endpoint
+        self.endpoint = EndpointRules.build(rules, self.model.frame_seconds) if endpoints else None
 
     def transcribe(self, audio: str | Path | NDArray[np.float32], sample_rate_hz: int | None = None) -> Transcript:
         """Recognise one file, or samples in [-1, 1] at `sample_rate_hz` (the model's rate if None).
@@ -100,10 +100,11 @@ class Recognizer:
         streams piece by piece, in bounded memory.
         """
         order = sorted(range(len(sources)), key=lambda i: -sources[i].seconds)
-        if not self.model.stack.not_streamable and not self.model.features.not_streamable:
+        if not self.model.not_streamable:
             long = [i for i in order if sources[i].seconds > batch_seconds and sources[i].blocks is not None]
             yield from ((i, self._transcribe_long(sources[i])) for i in long)
-            order = [i for i in order if i not in set(long)]
+            taken = set(long)
+            order = [i for i in order if i not in taken]
         batches = _cut(order, [sources[i].seconds for i in order], batch_seconds)
         if not batches:
             return
@@ -129,6 +130,13 @@ class Recognizer:
         return stream.finish()
 
     @torch.inference_mode()
+    def log_probs(self, samples: NDArray[np.float32]) -> torch.Tensor:
+        """(N,) samples at the model's rate -> (S, V) log-probabilities, in one piece."""
+        lengths = torch.tensor([len(samples)], device=self.device)
+        log_probs, frames = self.model(torch.from_numpy(samples)[None].to(self.device), lengths)
+        return log_probs[0, : int(frames)]
+
+    @torch.inference_mode()
     def transcribe_batch(self, audio: Sequence[NDArray[np.float32]]) -> list[Transcript]:
         """Recognise (N_i,) samples each, all in one padded batch."""
         if not audio:
@@ -139,9 +147,9 @@ class Recognizer:
         lengths = torch.tensor([len(samples) for samples in audio], device=self.device)
         log_probs, frames = self.model(torch.from_numpy(padded).to(self.device), lengths)
         if isinstance(self.decoder, GreedyDecoder):
-            return [self._transcript(path) for path in greedy(log_probs, frames)]
+            return [self.transcript(path) for path in greedy(log_probs, frames)]
         states = self.decoder.extend([self.decoder.initial_state()] * len(audio), log_probs, frames)
-        return [self._transcript(self.decoder.best(state, final=True)[0].path) for state in states]
+        return [self.transcript(self.decoder.best(state, final=True)[0].path) for state in states]
 
     def stream(self, sample_rate_hz: int | None = None, state: StreamState | None = None) -> Stream:
         """Begin a stream of audio at `sample_rate_hz` (the model's rate if None), or go on from a saved state.
@@ -207,7 +215,8 @@ class Recognizer:
             state = stream.state._replace(model=own, pending=stream.state.pending[num_samples:].copy())
             stream.hear(log_probs[row], state)
 
-    def _transcript(self, path: TokenPath) -> Transcript:
+    def transcript(self, path: TokenPath) -> Transcript:
+        """What a path says, with times in seconds."""
         words = words_of(path, self.tokenizer, self.model.frame_seconds)
         return Transcript(self.tokenizer.decode(path.ids), words, path.total)
 

@@ -118,7 +118,7 @@ class Stream:
             self.state = self.state._replace(finished=True)
             self.recognizer.step([self])
             self.recognizer.flush(self)
-        return self.transcript(final=True)
+        return self._final()
 
     def fork(self) -> Stream:
         """Another stream that has heard the same; the two go on by themselves.
@@ -132,13 +132,6 @@ class Stream:
                 "Hz; the resampling filter's memory cannot be copied"
             )
         return Stream(self.recognizer, copy.copy(self.state), self.sample_rate_hz)
-
-    def transcript(self, *, final: bool) -> Transcript:
-        """The running segment as it stands."""
-        path = self._path(final)
-        recognizer = self.recognizer
-        words = words_of(path, recognizer.tokenizer, recognizer.model.frame_seconds)
-        return Transcript(recognizer.tokenizer.decode(path.ids), words, path.total)
 
     def hear(self, log_probs: Any, state: StreamState) -> None:
         """Take over the network's new state and its frames (n, V), n >= 0, and decode them."""
@@ -158,7 +151,7 @@ class Stream:
                 return
             self.state = state
             if endpoint.speech_end >= 0:
-                state = state._replace(ended=(*state.ended, self.transcript(final=True)))
+                state = state._replace(ended=(*state.ended, self._final()))
             state = state._replace(decoder=recognizer.decoder.initial_state(), settled=(), first_frame=cut)
 
     def _decode(self, state: StreamState, log_probs: Any) -> StreamState:
@@ -184,6 +177,10 @@ class Stream:
             [value for part in parts for value in part.log_probs],
             last.total,
         )
+
+    def _final(self) -> Transcript:
+        """The running segment's transcript, if it ends here."""
+        return self.recognizer.transcript(self._path(final=True))
 
     def _num_stable(self) -> int:
         settled = sum(len(part.ids) for part in self.state.settled)

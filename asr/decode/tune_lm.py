@@ -159,8 +159,6 @@ def draw(path: Path, rates: Rates) -> None:
 
 def _hear(recognizer: Recognizer, utterances: Sequence[Utterance]) -> Iterator[tuple[str, Tensor]]:
     """(text, log-probabilities (S, V)) of each utterance that can be read; others are named."""
-    import torch
-
     from asr.audio.io import read_audio
 
     with progress_bar("listening", len(utterances)) as done:
@@ -171,10 +169,7 @@ def _hear(recognizer: Recognizer, utterances: Sequence[Utterance]) -> Iterator[t
             except AsrError as error:
                 print(f"asr tune-lm: left out {utterance.id}: {error}", file=sys.stderr)
                 continue
-            with torch.inference_mode():
-                audio = torch.from_numpy(samples)[None].to(recognizer.device)
-                log_probs, lengths = recognizer.model(audio, torch.tensor([len(samples)], device=recognizer.device))
-            yield utterance.text, log_probs[0, : int(lengths)].cpu()
+            yield utterance.text, recognizer.log_probs(samples).cpu()
 
 
 def _numbers(text: str) -> tuple[float, ...]:

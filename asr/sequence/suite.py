@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+from asr.data.progress import progress_bar
 from asr.errors import ConfigError
 from asr.messages import did_you_mean, user_errors_exit
 from asr.sequence.report import Result
@@ -157,20 +158,12 @@ def _chosen(recipe: Recipe, scale: Scale, sanity: bool) -> list[str]:
 
 
 def _run(jobs: Sequence[Job], num_workers: int) -> Iterator[tuple[Job, Result | str]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with (
-        Progress(console=console, disable=not console.is_terminal, transient=True) as progress,
-        ThreadPoolExecutor(num_workers) as pool,
-    ):
-        row = progress.add_task("runs", total=len(jobs))
+    with progress_bar("runs", len(jobs)) as done, ThreadPoolExecutor(num_workers) as pool:
         running = {pool.submit(job.run): job for job in jobs}
         try:
             for future in as_completed(running):
                 yield running[future], future.result()
-                progress.advance(row)
+                done(1)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -94,7 +94,7 @@ def fit(config: Config, folders: Mapping[str, Path], run: Path) -> None:
         tokenizer,
         train_corpus,
         validation,
-        padding_share=loaders[0].dataset.plan.padding_share(),
+        loaders[0].dataset.plan,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )
@@ -299,8 +299,8 @@ def _describe(
     tokenizer: Tokenizer,
     train: Corpus,
     validation: Corpus,
+    plan: BatchPlan,
     *,
-    padding_share: float,
     steps_per_epoch: int,
     total_steps: int,
 ) -> None:
@@ -309,12 +309,13 @@ def _describe(
         return
     parameters = sum(p.numel() for p in speech_model.parameters()) / 1e6
     frame_milliseconds = 1000 * speech_model.frame_seconds
+    padding = 100 * plan.padding_share()
     print(
         f"model: {config.stack.name}, {parameters:.2f} M parameters, {tokenizer.num_tokens} tokens, "
         f"{frame_milliseconds:.0f} ms frames, torch {version('torch')}\n"
         f"data: train {len(train)} utterances, {train.seconds / 3600:.2f} h; "
         f"validation {len(validation)}, {validation.seconds / 3600:.2f} h\n"
-        f"training: {total_steps} steps, {steps_per_epoch} an epoch, {100 * padding_share:.1f} % of them padding; "
+        f"training: {total_steps} steps, {steps_per_epoch} an epoch, {padding:.1f} % of them padding; "
         f"Ctrl-C saves and stops; run folder: {run}",
         flush=True,
     )

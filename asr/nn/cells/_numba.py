@@ -11,32 +11,25 @@ float32 into float64, so constants are typed.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, no_type_check
 
-import numba
 import numpy as np
 import torch
 from numba.core import types
 from numba.extending import overload
 from torch import Tensor
 
+from asr.compiled import compiled
+
 WORTH_A_THREAD = 2**17  # units x frames, some 0.3 ms
 TILE = 128  # units whose scratch lies at distances that LLVM knows
 
 
-def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile at the first call; kept on disk beside this file or, where that cannot be written, in ~/.cache/numba."""
-    function = inspect.unwrap(function)  # from what checks annotations in tests
-    options = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder can be written
-        return numba.njit(**options)(function)
-
+_kernel = partial(compiled, fastmath={"contract"})
 
 LOG2_E = np.float32(1.4426950408889634)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # their sum is ln 2

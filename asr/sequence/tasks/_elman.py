@@ -6,24 +6,17 @@ after every frame nothing can be batched: compiled loops take the place of some 
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
-import numba
 import numpy as np
+
+from asr.compiled import compiled
 
 INITIAL_CONTEXT = 0.5  # the middle of a logistic unit's range
 
 
-def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile at the first call; kept on disk where a folder can be written."""
-    function = inspect.unwrap(function)  # from what checks annotations in tests
-    try:
-        return numba.njit(cache=True, fastmath={"contract", "reassoc"})(function)
-    except RuntimeError:  # no folder can be written
-        return numba.njit(fastmath={"contract", "reassoc"})(function)
+_kernel = partial(compiled, fastmath={"contract", "reassoc"})
 
 
 @_kernel

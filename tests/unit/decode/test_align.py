@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.config.schema import Text
+from asr.data.corpus import required_frames
 from asr.decode import align
-from asr.decode.align import Aligner, as_given, frames_needed, viterbi
+from asr.decode.align import Aligner, as_given, viterbi
 from asr.errors import DataError
 from asr.text.tokenizer import CharacterTokenizer
 from asr.types import Word
@@ -36,11 +37,11 @@ def check_path(path, log_probs: np.ndarray, ids: list[int], total: float, expect
 def test_equals_the_best_of_all_paths(frames: int, ids: list[int], seed: int) -> None:
     log_probs = random_log_probs(frames, 3, seed)
     total, best = best_path(log_probs, ids)
-    assert (total > -math.inf) == (frames >= frames_needed(ids))
+    assert (total > -math.inf) == (frames >= required_frames(ids))
     if best:
         check_path(viterbi(log_probs, ids), log_probs, ids, total, runs(best))
     else:
-        with pytest.raises(DataError, match=f"needs {frames_needed(ids)} frames, got {frames}"):
+        with pytest.raises(DataError, match=f"needs {required_frames(ids)} frames, got {frames}"):
             viterbi(log_probs, ids)
 
 
@@ -51,7 +52,7 @@ def test_equals_torchaudio(frames: int, density: float, tokens: int, seed: int) 
     functional = pytest.importorskip("torchaudio.functional")
     log_probs, source = random_log_probs(frames, tokens, seed), random.Random(seed)
     ids = [source.randrange(1, tokens) for _ in range(max(1, int(density * frames)))]
-    while frames_needed(ids) > frames:
+    while required_frames(ids) > frames:
         ids.pop()
     path, scores = functional.forced_align(torch.from_numpy(log_probs)[None], torch.tensor([ids], dtype=torch.int32))
     total = float(scores.double().sum())
