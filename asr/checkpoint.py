@@ -6,7 +6,8 @@
       tokenizer.json      the tokens and how text becomes them
       provenance.json     versions, command, step, validation figures
       trainer.pt          optimiser and loops, to resume; not needed to decode
-      SHA256SUMS          as `sha256sum --check` reads it
+      SHA256SUMS          as `sha256sum --check` reads it, of all above
+      calibration.json    of confidences and word times, if measured (`asr calibrate`)
 
 Loading executes nothing: safetensors, YAML and JSON only (`trainer.pt` is read by `torch.load(weights_only=True)`).
 """
@@ -17,13 +18,14 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr.atomic import atomic_write, fsync_folder
 from asr.config import Config, from_yaml, to_yaml
 from asr.errors import CheckpointError
+from asr.metrics.calibration import Calibration
 from asr.text.tokenizer import Tokenizer, tokenizer_from_json
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 WEIGHTS, CONFIG, TOKENIZER, PROVENANCE, TRAINER, SUMS = (
     "model.safetensors", "config.yaml", "tokenizer.json", "provenance.json", "trainer.pt", "SHA256SUMS",
 )  # fmt: skip
+CALIBRATION = "calibration.json"
 INDEX = "checkpoints.json"  # in a run folder: which checkpoint is the best and which the last
 
 
@@ -44,6 +47,7 @@ class Checkpoint:
     tokenizer: Tokenizer
     provenance: dict[str, Any]
     folder: Path
+    calibration: Calibration | None = None
 
 
 def save(
@@ -117,7 +121,37 @@ def load(path: str | Path) -> Checkpoint:
     except (RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder / WEIGHTS}: the weights do not fit the model in {CONFIG}: {error}") from error
     provenance = json.loads((folder / PROVENANCE).read_text())
-    return Checkpoint(model.eval(), config, tokenizer, provenance, folder)
+    return Checkpoint(model.eval(), config, tokenizer, provenance, folder, read_calibration(folder))
+
+
+def read_calibration(folder: Path) -> Calibration | None:
+    """What was measured about the checkpoint's words; None if nothing was.
+
+    Raises:
+        CheckpointError: the file is not what `write_calibration` writes.
+    """
+    file = folder / CALIBRATION
+    try:
+        values = json.loads(file.read_text())
+        return Calibration(**{name: float(value) for name, value in values.items()})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        names = ", ".join(field.name for field in fields(Calibration))
+        raise CheckpointError(f"{file}: expected a JSON object with the numbers {names}: {error}") from error
+
+
+def write_calibration(folder: Path, calibration: Calibration) -> None:
+    """Put it into the checkpoint folder, in the place of an earlier one.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    try:
+        with atomic_write(folder / CALIBRATION) as handle:
+            handle.write((json.dumps(asdict(calibration), indent=1) + "\n").encode())
+    except OSError as error:
+        raise CheckpointError(f"{folder / CALIBRATION}: cannot be written: {error}") from error
 
 
 def find(path: Path) -> Path:

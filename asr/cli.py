@@ -17,6 +17,7 @@ COMMANDS = {
     "decode": ("transcribe audio files", "asr.decode.cli:main"),
     "check streaming": ("prove on a model and files that streaming equals offline", "asr.decode.check_streaming:main"),
     "evaluate": ("word and character error rates of a model on a manifest", "asr.decode.evaluate:main"),
+    "calibrate": ("make a model's confidences and word times right on a set", "asr.decode.calibrate:main"),
     "align": ("say where each word of a known text was said", "asr.decode.align_cli:main"),
     "tune-lm": ("weigh a language model on a development set", "asr.decode.tune_lm:main"),
     "show": ("hear and see what augmentation does to a file", "asr.features.show:main"),

@@ -89,7 +89,7 @@ def splits(data: Data, names: Sequence[str], work: Path, ledger: Ledger) -> dict
     files = {line: folder / f"{line.id}-{line.seed:012x}.flac" for name in names for line in script()[name]}
     lacking = [line for line, path in files.items() if not path.is_file()]
     if lacking:
-        engine = _engine()
+        engine = load_engine()
         with progress_bar("embedded: speaking", len(lacking)) as progress, ThreadPoolExecutor(WORKERS) as pool:
 
             def make(line: Line) -> None:
@@ -119,6 +119,11 @@ def script() -> dict[str, list[Line]]:
 
 def speak(engine: Hibari, line: Line, sample_rate_hz: int) -> NDArray[np.float32]:
     """(N,) samples of a line; the same ones each time."""
+    return speak_and_cut(engine, line, sample_rate_hz)[0]
+
+
+def speak_and_cut(engine: Hibari, line: Line, sample_rate_hz: int) -> tuple[NDArray[np.float32], int]:
+    """`speak`, and how many samples of silence were cut off before its first one."""
     random = np.random.default_rng(line.seed)
     rate = line.voice.rate * random.uniform(1 - RATE_JITTER, 1 + RATE_JITTER)
     # Spoken slower or faster, then played faster or slower: the rate comes out as asked, pitch and formants move.
@@ -126,11 +131,17 @@ def speak(engine: Hibari, line: Line, sample_rate_hz: int) -> NDArray[np.float32
     samples = resample(spoken, round(ENGINE_HZ * line.voice.pitch), sample_rate_hz)
     loud = np.flatnonzero(np.abs(samples) > SILENCE * np.abs(samples).max())
     before, after = (random.uniform(*MARGIN_SECONDS, size=2) * sample_rate_hz).astype(int)
-    samples = samples[max(0, loud[0] - before) : loud[-1] + after]
-    return samples * np.float32(10 ** (random.uniform(*PEAK_DBFS) / 20) / np.abs(samples).max())
+    start = max(0, int(loud[0]) - int(before))
+    samples = samples[start : loud[-1] + after]
+    return samples * np.float32(10 ** (random.uniform(*PEAK_DBFS) / 20) / np.abs(samples).max()), start
 
 
-def _engine() -> Hibari:
+def load_engine() -> Hibari:
+    """The text-to-speech engine.
+
+    Raises:
+        DataError: it is not installed.
+    """
     try:
         from hibari import Hibari
     except ImportError as error:

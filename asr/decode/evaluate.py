@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 from asr.atomic import atomic_write
 from asr.decode import search
 from asr.errors import AsrError
-from asr.metrics.error_rates import Edits, character_edits, word_edits
+from asr.metrics.calibration import Reliability, reliability
+from asr.metrics.error_rates import Edits, character_edits, matching_words, word_edits
+from asr.types import Word
 
 if TYPE_CHECKING:
     from asr.data.corpus import Corpus
     from asr.decode.recognizer import Recognizer, Source
+    from asr.types import Utterance
 
 NUM_SHOWN = 8  # transcripts in the printed report
 MAX_SHOWN_CHARACTERS = 400  # of each; the file by utterance has the whole
@@ -25,13 +28,18 @@ MAX_SHOWN_CHARACTERS = 400  # of each; the file by utterance has the whole
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One utterance: what was said, what was recognised, and the edits between them."""
+    """One utterance: what was said, what was recognised, and the edits between them.
+
+    heard: the recognised words. correct: whether each of them is right.
+    """
 
     id: str
     reference: str
     hypothesis: str
     words: Edits
     characters: Edits
+    heard: tuple[Word, ...] = ()
+    correct: tuple[bool, ...] = ()
 
 
 @dataclass(slots=True)
@@ -51,12 +59,19 @@ class Evaluation:
         """Character edits, summed."""
         return sum((row.characters for row in self.rows), Edits())
 
+    @property
+    def reliability(self) -> Reliability:
+        """How often words of each confidence are right."""
+        confidences = [word.confidence for row in self.rows for word in row.heard]
+        return reliability(confidences, [value for row in self.rows for value in row.correct])
+
     def summary(self) -> dict[str, Any]:
         """The figures as JSON values; rates are fractions, None if nothing could be evaluated."""
         words, characters = self.words, self.characters
         return {
             "wer": words.rate if self.rows else None,
             "cer": characters.rate if self.rows else None,
+            "calibration_error": self.reliability.error if any(row.heard for row in self.rows) else None,
             "utterances": len(self.rows),
             "unreadable": len(self.failures),
             "words": asdict(words),
@@ -88,7 +103,10 @@ def evaluate(
         else:
             said = recognizer.tokenizer.normalize(text)
             edits = word_edits(said, result.text), character_edits(said, result.text)
-            evaluation.rows.append(Row(name, said, result.text, *edits))
+            heard = [word.text for word in result.words]
+            right = {place for _, place in matching_words(said.split(), heard)}
+            correct = tuple(place in right for place in range(len(heard)))
+            evaluation.rows.append(Row(name, said, result.text, *edits, result.words, correct))
     return evaluation
 
 
@@ -103,6 +121,16 @@ def evaluate_corpus(recognizer: Recognizer, corpus: Corpus, *, batch_seconds: fl
     return evaluate(recognizer, sources, list(zip(corpus.ids, corpus.texts, strict=True)), batch_seconds=batch_seconds)
 
 
+def evaluate_files(recognizer: Recognizer, utterances: Sequence[Utterance], *, batch_seconds: float) -> Evaluation:
+    """Evaluate on the files of a manifest."""
+    from asr.audio.io import read_audio
+    from asr.decode.recognizer import Source
+
+    rate = recognizer.sample_rate_hz
+    sources = [Source(u.seconds, lambda path=u.audio: read_audio(path, sample_rate_hz=rate)) for u in utterances]
+    return evaluate(recognizer, sources, [(u.id, u.text) for u in utterances], batch_seconds=batch_seconds)
+
+
 def print_report(name: str, evaluation: Evaluation) -> None:
     """A table of the rates, and some transcripts: the worst, and some from all over."""
     from rich.console import Console
@@ -115,6 +143,8 @@ def print_report(name: str, evaluation: Evaluation) -> None:
         rate = f"{100 * edits.rate:.2f} %" if evaluation.rows else "none"
         table.add_row(label, rate, *map(str, counts))
     console.print(table)
+    if any(row.heard for row in evaluation.rows):
+        console.print(f"confidences are off by {100 * evaluation.reliability.error:.1f} %, on average over words (ECE)")
     if evaluation.rows:
         sample = Table("", "said", "recognised", title="transcripts: the worst first, then some from all over")
         for row in examples(evaluation.rows):
@@ -143,6 +173,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("manifest", type=Path, help="JSON lines with audio, text, seconds")
     parser.add_argument("--output", type=Path, help="by-utterance file; default: MANIFEST.evaluation.jsonl here")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--reliability", type=Path, metavar="PNG", help="draw how often words are right, by confidence")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
     parser.add_argument("--batch-seconds", type=float, default=600.0, help="audio recognised at a time (600)")
     search.add_arguments(parser)
@@ -150,29 +181,25 @@ def main(argv: Sequence[str]) -> int:
 
     from asr.checkpoint import load
     from asr.data.manifest import read_manifest
-    from asr.decode.recognizer import Recognizer, Source
+    from asr.decode.recognizer import Recognizer
 
     utterances = read_manifest(options.manifest)
     checkpoint = load(options.model)
     decoder = search.build_decoder(options, checkpoint.tokenizer)
     recognizer = Recognizer(checkpoint, options.device, decoder=decoder)
-    references = [(u.id, u.text) for u in utterances]
-
-    def source(path: str, seconds: float) -> Source:
-        from asr.audio.io import read_audio
-
-        return Source(seconds, lambda: read_audio(path, sample_rate_hz=recognizer.sample_rate_hz))
-
-    sources = [source(u.audio, u.seconds) for u in utterances]
-    evaluation = evaluate(recognizer, sources, references, batch_seconds=options.batch_seconds)
+    evaluation = evaluate_files(recognizer, utterances, batch_seconds=options.batch_seconds)
     output = options.output or Path(f"{options.manifest.name}.evaluation.jsonl")
     evaluation.write(output)
+    if options.reliability:
+        from asr.decode.calibrate import draw_reliability
+
+        draw_reliability(options.reliability, {options.manifest.name: evaluation.reliability})
     if options.json:
         print(json.dumps(evaluation.summary()))
     else:
         print_report(options.manifest.name, evaluation)
         print(f"by utterance: {output}")
     if evaluation.failures:
-        count = f"{len(evaluation.failures)} of {len(references)}"
+        count = f"{len(evaluation.failures)} of {len(utterances)}"
         print(f"asr evaluate: {count} utterances could not be read", file=sys.stderr)
     return 1 if evaluation.failures else 0

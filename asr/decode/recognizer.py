@@ -21,7 +21,7 @@ from asr.decode.stream import Stream, StreamState
 from asr.decode.words import words_of
 from asr.errors import AsrError
 from asr.nn.folding import fold_norms
-from asr.types import Transcript
+from asr.types import Transcript, Word
 
 MAX_STEP_FRAMES = 512  # output frames of a stream in one call of the network: its memory is bounded
 BATCH_SECONDS = 600.0  # audio recognised at a time, padding included: some hundred MB of activations
@@ -61,6 +61,7 @@ class Recognizer:
         self.model = checkpoint.model.to(self.device)
         fold_norms(self.model)
         self.tokenizer = checkpoint.tokenizer
+        self.calibration = checkpoint.calibration
         self.sample_rate_hz = checkpoint.config.data.sample_rate_hz
         self.decoder: Decoder = decoder or GreedyDecoder()
         rules = checkpoint.config.decode.endpoint
@@ -217,8 +218,12 @@ class Recognizer:
 
     def transcript(self, path: TokenPath) -> Transcript:
         """What a path says, with times in seconds."""
+        return Transcript(self.tokenizer.decode(path.ids), self.words(path), path.total)
+
+    def words(self, path: TokenPath) -> tuple[Word, ...]:
+        """A path's words, their confidences and times calibrated if the checkpoint is."""
         words = words_of(path, self.tokenizer, self.model.frame_seconds)
-        return Transcript(self.tokenizer.decode(path.ids), words, path.total)
+        return words if self.calibration is None else self.calibration(words)
 
 
 def _shapes(state: Any) -> Any:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from asr.audio.resample import StreamResampler
 from asr.decode.endpoint import EndpointState
 from asr.decode.greedy import TokenPath
-from asr.decode.words import words_of
 from asr.types import Transcript, Word
 
 if TYPE_CHECKING:
@@ -105,8 +104,7 @@ class Stream:
         whole, settled = tokenizer.decode(path.ids), tokenizer.decode(path.ids[:stable])
         if not whole.startswith(settled):  # a token that changes the text before it, such as a piece of a character
             settled = ""
-        words = words_of(path, tokenizer, self.recognizer.model.frame_seconds)
-        return StreamResult(ended, settled, whole[len(settled) :], words)
+        return StreamResult(ended, settled, whole[len(settled) :], self.recognizer.words(path))
 
     def finish(self) -> Transcript:
         """End the audio: flush everything, and give the running segment's final transcript.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jiwer
@@ -47,12 +48,28 @@ def character_edits(reference: str, hypothesis: str) -> Edits:
     return _edits(list(" ".join(reference.split())), list(" ".join(hypothesis.split())))
 
 
-def _edits(reference: list[str], hypothesis: list[str]) -> Edits:
+def matching_words(reference: Sequence[str], hypothesis: Sequence[str]) -> list[tuple[int, int]]:
+    """Places (in the reference, in the hypothesis) of the words that a shortest list of edits leaves alone."""
+    if not reference:
+        return []
+    pairs = []
+    for part in _aligned(reference, hypothesis).alignments[0]:
+        if part.type == "equal":
+            length = part.ref_end_idx - part.ref_start_idx
+            pairs += [(part.ref_start_idx + i, part.hyp_start_idx + i) for i in range(length)]
+    return pairs
+
+
+def _edits(reference: Sequence[str], hypothesis: Sequence[str]) -> Edits:
     if not reference:  # jiwer refuses an empty reference
         return Edits(insertions=len(hypothesis))
+    out = _aligned(reference, hypothesis)
+    return Edits(out.substitutions, out.deletions, out.insertions, len(reference))
+
+
+def _aligned(reference: Sequence[str], hypothesis: Sequence[str]) -> jiwer.CharacterOutput:
     # jiwer splits texts itself; one symbol a token keeps that from cutting ours.
     symbols = {token: chr(0xE000 + i) for i, token in enumerate(dict.fromkeys([*reference, *hypothesis]))}
-    out = jiwer.process_characters(
+    return jiwer.process_characters(
         "".join(map(symbols.__getitem__, reference)), "".join(map(symbols.__getitem__, hypothesis))
     )
-    return Edits(out.substitutions, out.deletions, out.insertions, len(reference))

@@ -1,6 +1,7 @@
 """`asr decode`, `asr evaluate` and `asr.load` on a trained model, as a user calls them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import soundfile
 import asr
 from asr.cli import run as run_command
 from tests.integration.conftest import Start, finish
-from tests.support.tones import RATE_HZ, sing, write_corpus
+from tests.support.tones import RATE_HZ, sing, texts, write_corpus
 
 SAYINGS = ["abc", "a b", "cc ba", "b"]
 
@@ -209,3 +210,43 @@ def test_streaming_can_be_checked(
     with pytest.raises(SystemExit):
         run_command("check streaming", [str(trained), str(songs)])
     assert "Streamable: " in capsys.readouterr().err
+
+
+def test_calibrated_words_come_on_time(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    songs = write_corpus(tmp_path / "songs", texts(40, seed=5), "song")
+    recognizer, offset = asr.load(run), 0.25  # said so much earlier than the model says
+    lines = []
+    for song in songs:
+        for word in recognizer.transcribe(song.audio).words:
+            start, end = word.start_seconds - offset, word.end_seconds - offset - 0.1
+            lines.append(f"{song.id} 1 {start:.3f} {end - start:.3f} {word.text}")
+    times = tmp_path / "times.ctm"
+    times.write_text(";; by hand\n" + "\n".join(lines) + "\n")
+    manifest = str(tmp_path / "songs" / "song.jsonl")
+    assert run_command("calibrate", [str(run), manifest, "--times", str(times)]) == 0
+    out = capsys.readouterr().out
+    assert f"{len(lines)} words" in out
+    assert "begin +250 ms and end +350 ms late" in out
+    mended = asr.load(run)
+    for song in songs:
+        before, after = recognizer.transcribe(song.audio).words, mended.transcribe(song.audio).words
+        for old, new in zip(before, after, strict=True):
+            assert new.start_seconds == pytest.approx(max(0, old.start_seconds - offset), abs=0.002)
+            assert new.end_seconds == pytest.approx(max(new.start_seconds, old.end_seconds - offset - 0.1), abs=0.002)
+
+    # Calibrating again measures the model itself, not what the first time has mended; and keeps the delays.
+    assert run_command("calibrate", [str(run), manifest]) == 0
+    assert asr.load(run).calibration == mended.calibration
+
+
+def test_a_wrong_times_file_is_named(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = tmp_path / "song.jsonl"
+    write_corpus(tmp_path, ["abc"], "song")
+    times = tmp_path / "times.ctm"
+    for text, message in [("song-000 1 zero 1 abc\n", "times.ctm:1: got"), ("other 1 0 1 abc\n", "no word of it was")]:
+        times.write_text(text)
+        with pytest.raises(SystemExit):
+            run_command("calibrate", [str(trained), str(manifest), "--times", str(times)])
+        assert message in capsys.readouterr().err

@@ -14,6 +14,7 @@ from asr import checkpoint, model
 from asr.config import to_yaml
 from asr.config.schema import Config, Text
 from asr.errors import CheckpointError
+from asr.metrics.calibration import Calibration
 from asr.text.tokenizer import build_tokenizer
 
 CONFIG = Config.model_validate(
@@ -136,3 +137,19 @@ def test_extra_tensors_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="more"):
         checkpoint.load(folder)
     assert json.loads((folder / "provenance.json").read_text()) == {"step": 3}
+
+
+def test_a_calibration_is_kept_beside_what_has_checksums(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "c")
+    assert checkpoint.load(folder).calibration is None
+    for calibration in (Calibration(0.5, -0.25, 0.04, -0.1), Calibration(2.0)):
+        checkpoint.write_calibration(folder, calibration)
+        assert checkpoint.load(folder).calibration == calibration
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"slope": "x"}', '{"steepness": 1}', "null"])
+def test_a_broken_calibration_is_named(tmp_path: Path, text: str) -> None:
+    folder = saved(tmp_path / "c")
+    (folder / "calibration.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"calibration\.json: expected .* slope, bias, start_delay_seconds"):
+        checkpoint.load(folder)

@@ -21,7 +21,7 @@ from data_prep import _sentences, embedded, prepare
 
 def engine() -> Any:
     pytest.importorskip("hibari", reason="needs the text-to-speech engine: pip install 'asr-toolkit[demo]'")
-    return embedded._engine()
+    return embedded.load_engine()
 
 
 def test_no_sentence_is_in_two_splits() -> None:

@@ -1,12 +1,13 @@
 """Edits against a plain dynamic programme, and the rule that sums come before division."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.metrics.error_rates import Edits, character_edits, word_edits
+from asr.metrics.error_rates import Edits, character_edits, matching_words, word_edits
 
 
 def levenshtein(a: list[str], b: list[str]) -> int:
@@ -51,3 +52,12 @@ def test_empty() -> None:
     assert word_edits("", "two words") == Edits(insertions=2)
     assert word_edits("two words", "") == Edits(deletions=2, reference_length=2)
     assert character_edits(" a  b ", "a b").total == 0
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=8), st.lists(st.sampled_from("abc"), max_size=8))
+def test_matching_words_are_those_that_no_edit_touches(reference: list[str], hypothesis: list[str]) -> None:
+    pairs = matching_words(reference, hypothesis)
+    edits = word_edits(" ".join(reference), " ".join(hypothesis))
+    assert all(reference[i] == hypothesis[j] for i, j in pairs)
+    assert all(i < k and j < m for (i, j), (k, m) in pairwise(pairs))
+    assert len(pairs) == len(reference) - edits.substitutions - edits.deletions
