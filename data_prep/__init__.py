@@ -30,8 +30,6 @@ from asr.errors import ConfigError
 from asr.messages import did_you_mean
 from asr.types import Utterance
 
-MAX_WORKERS = 16  # threads that decode and encode; more wait for Python's lock
-
 
 def prepare(config: Config) -> dict[str, Path]:
     """Make the shards of every split that the configuration trains, validates or tests on.
@@ -96,7 +94,7 @@ def no_data(corpus: str, data: Data, expected: str, source: str) -> ConfigError:
     )
 
 
-COMMANDS = {"train_ngram"}  # modules that are programs; every other one reads a corpus
+COMMANDS = {"make_shards", "train_ngram"}  # modules that are programs; every other one reads a corpus
 
 
 def _corpus(name: str) -> ModuleType:
@@ -114,7 +112,7 @@ def _folder(data: Data, version: int) -> Path:
 
 
 def _write_split(folder: Path, utterances: Sequence[Utterance], data: Data, ledger: Ledger) -> None:
-    workers = min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+    workers = len(os.sched_getaffinity(0))
     with progress_bar(f"{data.corpus} {folder.name}", len(utterances)) as progress:
         write_shards(
             utterances, folder, sample_rate_hz=data.sample_rate_hz, ledger=ledger, workers=workers, progress=progress

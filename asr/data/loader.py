@@ -14,13 +14,17 @@ from torch.utils.data import DataLoader, Dataset
 from asr.audio.augment import Perturbation
 from asr.data.corpus import Corpus
 from asr.data.plan import BatchPlan
+from asr.data.remote import Unreachable
 from asr.types import Batch, Drop
 
 SILENT_STAND_IN_SAMPLES = 1  # a rank or batch with nothing to do gets one item of this many padding samples
 
 
-class BatchDataset(Dataset[Batch]):
+class BatchDataset(Dataset[Batch | Unreachable]):
     """Item (epoch, step) is this rank's share of that global batch, decoded and collated.
+
+    Where the audio lies elsewhere and cannot be fetched, the item is the error: raised in a worker it would reach the
+    user with the worker's traceback.
 
     Args:
         corpus: the utterances.
@@ -50,13 +54,17 @@ class BatchDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __getitem__(self, position: tuple[int, int]) -> Batch:
+    def __getitem__(self, position: tuple[int, int]) -> Batch | Unreachable:
         epoch, step = position
         if epoch != self._epoch:
             self._epoch, self._batches = epoch, self.plan.batches(epoch)
         items, dropped = [], []
-        for index in self._batches[step][self.rank :: self.world_size]:
-            audio = self.corpus.audio_or_drop(index)
+        indices = self._batches[step][self.rank :: self.world_size].tolist()
+        try:
+            audios = self.corpus.audio_or_drop_many(indices)
+        except Unreachable as error:
+            return error
+        for index, audio in zip(indices, audios, strict=True):
             if isinstance(audio, Drop):
                 dropped.append(audio)
                 continue
@@ -130,6 +138,8 @@ class BatchLoader:
             pin_memory=self.pin_memory,
         )
         for step, batch in enumerate(loader, start):
+            if isinstance(batch, Unreachable):
+                raise batch
             self.position = Position(epoch=epoch, consumed=step + 1)
             yield batch
 
