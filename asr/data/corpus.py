@@ -35,11 +35,26 @@ class Corpus:
 
     @classmethod
     def open(cls, folders: Sequence[Path | str], sample_rate_hz: int) -> Corpus:
-        """Read the shards in `folders`; each is a folder of this machine or a URL."""
-        return cls([ShardReader(folder) for folder in folders], sample_rate_hz)
+        """Read the shards in `folders`; each is a folder of this machine or a URL.
+
+        Raises:
+            DataError: shards are damaged, or hold audio at another rate.
+        """
+        readers = [ShardReader(folder) for folder in folders]
+        for folder, reader in zip(folders, readers, strict=True):
+            if reader.sample_rate_hz != sample_rate_hz:
+                raise DataError(
+                    f"{folder}: got shards at {reader.sample_rate_hz} Hz, data.sample_rate_hz is {sample_rate_hz}"
+                )
+        return cls(readers, sample_rate_hz)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def parts(self) -> NDArray[np.int64]:
+        """(n,) the number of the reader that has each utterance."""
+        return np.searchsorted(self._starts, self._where, side="right") - 1
 
     @property
     def seconds(self) -> float:

@@ -50,6 +50,7 @@ class BatchDataset(Dataset[Batch | Unreachable]):
         self.perturbation = perturbation
         self.rank, self.world_size = rank, world_size
         self._epoch, self._batches = -1, []
+        self._times: list[NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -58,17 +59,20 @@ class BatchDataset(Dataset[Batch | Unreachable]):
         epoch, step = position
         if epoch != self._epoch:
             self._epoch, self._batches = epoch, self.plan.batches(epoch)
+            self._times = _times_before(self._batches) if self.plan.repeats else None
         items, dropped = [], []
-        indices = self._batches[step][self.rank :: self.world_size].tolist()
+        mine = slice(self.rank, None, self.world_size)
+        indices = self._batches[step][mine].tolist()
+        times = self._times[step][mine].tolist() if self._times is not None else [0] * len(indices)
         try:
             audios = self.corpus.audio_or_drop_many(indices)
         except Unreachable as error:
             return error
-        for index, audio in zip(indices, audios, strict=True):
+        for index, audio, time in zip(indices, audios, times, strict=True):
             if isinstance(audio, Drop):
                 dropped.append(audio)
                 continue
-            seed = utterance_seed(self.seed, epoch, self.corpus.ids[index])
+            seed = utterance_seed(self.seed, epoch, self.corpus.ids[index], time)
             if self.perturbation is not None:
                 audio = self.perturbation(audio, seed, epoch)
             items.append((index, audio, seed))
@@ -99,10 +103,28 @@ class BatchDataset(Dataset[Batch | Unreachable]):
         )
 
 
-def utterance_seed(seed: int, epoch: int, utterance_id: str) -> int:
-    """A 63-bit number that depends on nothing but its arguments; the same on every rank, worker and machine."""
-    digest = hashlib.blake2b(f"{seed}:{epoch}:{utterance_id}".encode(), digest_size=8).digest()
+def utterance_seed(seed: int, epoch: int, utterance_id: str, times_before: int = 0) -> int:
+    """A 63-bit number that depends on nothing but its arguments; the same on every rank, worker and machine.
+
+    Args:
+        seed: of the run.
+        epoch: counted from 0.
+        utterance_id: which utterance.
+        times_before: how often the epoch has had it, so that its copies are not augmented alike.
+    """
+    name = f"{seed}:{epoch}:{utterance_id}" + (f":{times_before}" if times_before else "")
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def _times_before(batches: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+    """For each place of each batch: how many earlier places of the epoch have the same utterance."""
+    flat = np.concatenate(batches)
+    order = np.argsort(flat, kind="stable")
+    arranged = flat[order]
+    times = np.empty_like(flat)
+    times[order] = np.arange(len(flat)) - np.searchsorted(arranged, arranged)
+    return np.split(times, np.cumsum([len(batch) for batch in batches])[:-1])
 
 
 class Position(TypedDict):
