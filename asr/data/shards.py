@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr.audio.io import read_audio
-from asr.data.remote import RemoteFolder, Span
+from asr.data.remote import RemoteFolder, Span, Unreachable
 from asr.errors import DataError
 
 MAX_OPEN_SHARDS = 64  # well below the usual limit of 1024 open files
@@ -215,7 +215,10 @@ def _open_store(folder: Path | str) -> tuple[Store, list[Index]]:
 
 def _remote_indexes(remote: RemoteFolder) -> list[Index]:
     path = remote.file(INDEX_FILE)
-    lines = remote.read(INDEX_FILE).splitlines()
+    try:
+        lines = remote.read(INDEX_FILE).splitlines()
+    except Unreachable as error:
+        raise Unreachable(f"{error}; expected a finished folder of shards (data_prep/make_shards.py)") from error
     indexes: list[Index] = []
     while lines or not indexes:
         header = _parse_header(lines[:1], path)
