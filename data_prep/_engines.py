@@ -5,6 +5,7 @@ Each only says which process makes shard i; `asr.data.shard_writer` does the wor
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import shutil
@@ -39,10 +40,11 @@ def make_with_ray(folder: Path, numbers: Sequence[int], *, workers: int | None, 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     try:
         import ray
+        import ray.exceptions
     except ImportError as error:
         raise ConfigError("--engine ray: Ray is not installed: pip install 'asr-toolkit[ray]'") from error
     try:
-        ray.init(log_to_driver=False, logging_level="ERROR")
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise DataError(f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: no Ray cluster answers: {error}") from error
     try:

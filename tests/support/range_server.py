@@ -46,16 +46,19 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.folder / self.path.lstrip("/")
         if not path.is_file():
             return self.send_error(404)
-        status, content = 200, path.read_bytes()
+        status, start, end = 200, 0, path.stat().st_size
         failure = self.server.failures.pop(0) if self.server.failures and path.suffix == ".tar" else None
         if isinstance(failure, int):
             return self.send_error(failure)
         match = re.fullmatch(r"bytes=(\d+)-(\d+)?", self.headers.get("Range", ""))
         if match and self.server.ranges:
-            start = int(match[1])
-            if start >= len(content):
+            status, start = 206, int(match[1])
+            if start >= end:
                 return self.send_error(416)
-            status, content = 206, content[start : int(match[2]) + 1 if match[2] else None]
+            end = min(end, int(match[2]) + 1) if match[2] else end
+        with path.open("rb") as handle:
+            handle.seek(start)
+            content = handle.read(end - start)
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
