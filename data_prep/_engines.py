@@ -45,8 +45,11 @@ def make_with_ray(folder: Path, numbers: Sequence[int], *, workers: int | None, 
         raise ConfigError("--engine ray: Ray is not installed: pip install 'asr-toolkit[ray]'") from error
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
-        raise DataError(f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: no Ray cluster answers: {error}") from error
+    except (ConnectionError, ValueError, RuntimeError) as error:  # Ray waits for two minutes before it gives up
+        raise DataError(
+            f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}: no Ray cluster answers there: {error}; without it one "
+            "is started on this machine"
+        ) from error
     try:
         task = ray.remote(max_retries=RAY_RETRIES)(make_shard)
         waiting = list(reversed(numbers))

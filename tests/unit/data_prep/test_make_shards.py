@@ -268,3 +268,13 @@ def test_without_ray(manifest: Path, tmp_path: Path, monkeypatch, capsys) -> Non
         run(manifest, tmp_path / "out", "--engine", "ray")
     assert left.value.code == 2
     assert "Ray is not installed: pip install 'asr-toolkit[ray]'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray (extra `ray`)")
+def test_ray_at_no_address(manifest: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"RAY_ADDRESS": "nowhere", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(SCRIPT), str(manifest), str(tmp_path / "out"), "--engine", "ray"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "make_shards: RAY_ADDRESS=nowhere: no Ray cluster answers there" in done.stderr
+    assert "Traceback" not in done.stderr
