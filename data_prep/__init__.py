@@ -30,26 +30,32 @@ from asr.errors import ConfigError
 from asr.messages import did_you_mean
 from asr.types import Utterance
 
-MAX_WORKERS = 16  # threads that decode and encode; more wait for Python's lock
 
-
-def prepare(config: Config) -> dict[str, Path]:
+def prepare(config: Config) -> dict[str, Path | str]:
     """Make the shards of every split that the configuration trains, validates or tests on.
+
+    A split whose name has a slash in it is a folder of shards that is there already, or the URL of one.
 
     They go to `data.cache/CORPUS/...`, one folder for each corpus, raw folder and sample rate, with the manifest that
     they were made from and a ledger of what could not be used. What is finished there is not looked at again; what was
     interrupted goes on where it stopped.
 
     Returns:
-        Split name -> folder of shards.
+        Split name -> folder of shards, or its URL.
 
     Raises:
         ConfigError: there is no such corpus or split, or its data is not here.
         DataError: the data cannot be used, downloaded or written.
     """
     data = config.data
+    every = list(dict.fromkeys([*data.train, *data.validation, *data.test]))
+    names = [name for name in every if "/" not in name]
+    made = _prepare_splits(data, names) if names else {}
+    return {name: made.get(name) or (name if "://" in name else Path(name)) for name in every}
+
+
+def _prepare_splits(data: Data, names: Sequence[str]) -> dict[str, Path]:
     corpus = _corpus(data.corpus)
-    names = list(dict.fromkeys([*data.train, *data.validation, *data.test]))
     folder = _folder(data, corpus.VERSION)
     # A split's manifest is written last: where it is, the split is finished.
     missing = [name for name in names if not (folder / name / "manifest.jsonl").is_file()]
@@ -96,7 +102,7 @@ def no_data(corpus: str, data: Data, expected: str, source: str) -> ConfigError:
     )
 
 
-COMMANDS = {"train_ngram"}  # modules that are programs; every other one reads a corpus
+COMMANDS = {"make_shards", "train_ngram"}  # modules that are programs; every other one reads a corpus
 
 
 def _corpus(name: str) -> ModuleType:
@@ -114,7 +120,7 @@ def _folder(data: Data, version: int) -> Path:
 
 
 def _write_split(folder: Path, utterances: Sequence[Utterance], data: Data, ledger: Ledger) -> None:
-    workers = min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+    workers = len(os.sched_getaffinity(0))
     with progress_bar(f"{data.corpus} {folder.name}", len(utterances)) as progress:
         write_shards(
             utterances, folder, sample_rate_hz=data.sample_rate_hz, ledger=ledger, workers=workers, progress=progress

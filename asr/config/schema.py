@@ -20,6 +20,7 @@ from asr.config.fields import (
     Section,
 )
 from asr.config.options import StackOptions, validate_stack
+from asr.messages import did_you_mean
 
 
 class Data(Section):
@@ -29,9 +30,20 @@ class Data(Section):
     root: Path | None = Field(default=None, description="folder that holds the raw corpus, as downloaded and unpacked")
     download: bool = Field(default=False, description="fetch the corpus from its public source, with a checksum")
     cache: Path = Field(default=Path("data"), description="folder for downloads, manifests and shards")
-    train: tuple[str, ...] = Field(default=("train",), description="splits to train on")
+    train: tuple[str, ...] = Field(
+        default=("train",),
+        description="splits to train on; a name with a slash is a folder of shards, or the URL of one (http, s3, ...)",
+    )
     validation: tuple[str, ...] = Field(default=("validation",), description="splits to choose the best checkpoint on")
     test: tuple[str, ...] = Field(default=("test",), description="splits to report at the end")
+    weights: dict[str, PositiveFloat] = Field(
+        default={},
+        description="how often an epoch draws a training split's utterances, relative to the others; 1 where not named",
+    )
+    temperature: PositiveFloat = Field(
+        default=1.0,
+        description="a split's share of an epoch is as weight * audio^(1 / this): 1 keeps sizes, more evens them out",
+    )
     sample_rate_hz: PositiveInt = 16000
     min_seconds: NonNegativeFloat = Field(default=0.1, description="shorter utterances are dropped and named")
     max_seconds: PositiveFloat = Field(default=35.0, description="longer utterances are dropped and named")
@@ -44,6 +56,22 @@ class Data(Section):
     )
     sorta_grad: bool = Field(default=True, description="first epoch by increasing length (Deep Speech 2, section 3.3)")
     num_workers: NonNegativeInt = Field(default=1, description="processes that read and decode audio; 0: the main one")
+
+    @model_validator(mode="after")
+    def _weights_of_training_splits(self) -> Data:
+        for name in self.weights:
+            if name not in self.train:
+                raise ValueError(
+                    f"weights: got the split {name!r}, data.train has {', '.join(self.train)}"
+                    f"{did_you_mean(name, self.train)}"
+                )
+        return self
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether splits are drawn otherwise than by their sizes."""
+        weights = {self.weights.get(name, 1.0) for name in self.train}
+        return len(self.train) > 1 and (len(weights) > 1 or self.temperature != 1.0)
 
 
 class Text(Section):

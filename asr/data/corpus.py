@@ -34,12 +34,27 @@ class Corpus:
         self._where = np.arange(len(self.ids))
 
     @classmethod
-    def open(cls, folders: Sequence[Path], sample_rate_hz: int) -> Corpus:
-        """Read the shards in `folders`."""
-        return cls([ShardReader(folder) for folder in folders], sample_rate_hz)
+    def open(cls, folders: Sequence[Path | str], sample_rate_hz: int) -> Corpus:
+        """Read the shards in `folders`; each is a folder of this machine or a URL.
+
+        Raises:
+            DataError: shards are damaged, or hold audio at another rate.
+        """
+        readers = [ShardReader(folder) for folder in folders]
+        for folder, reader in zip(folders, readers, strict=True):
+            if reader.sample_rate_hz != sample_rate_hz:
+                raise DataError(
+                    f"{folder}: got shards at {reader.sample_rate_hz} Hz, data.sample_rate_hz is {sample_rate_hz}"
+                )
+        return cls(readers, sample_rate_hz)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def parts(self) -> NDArray[np.int64]:
+        """(n,) the number of the reader that has each utterance."""
+        return np.searchsorted(self._starts, self._where, side="right") - 1
 
     @property
     def seconds(self) -> float:
@@ -56,15 +71,28 @@ class Corpus:
         return reader.audio(position)
 
     def audio_or_drop(self, index: int) -> NDArray[np.float32] | Drop:
-        """Decode one utterance, or say what is wrong with it."""
-        try:
-            return self.audio(index)
-        except DataError as error:
-            return self.drop(index, getattr(error, "reason", Reason.UNREADABLE), str(error))
+        """Decode one utterance, or say what is wrong with it.
+
+        Raises:
+            Unreachable: the utterance lies elsewhere and cannot be fetched.
+        """
+        return self.audio_or_drop_many([index])[0]
+
+    def audio_or_drop_many(self, indices: Sequence[int]) -> list[NDArray[np.float32] | Drop]:
+        """Do it for some utterances; those that lie elsewhere are fetched at the same time."""
+        places = [self._place(index) for index in indices]
+        found: dict[int, NDArray[np.float32] | Drop] = {}
+        for reader in dict.fromkeys(reader for reader, _ in places):
+            mine = [k for k, (other, _) in enumerate(places) if other is reader]
+            for k, audio in zip(mine, reader.audio_many([places[k][1] for k in mine]), strict=True):
+                if isinstance(audio, DataError):
+                    audio = self.drop(indices[k], getattr(audio, "reason", Reason.UNREADABLE), str(audio))
+                found[k] = audio
+        return [found[k] for k in range(len(indices))]
 
     def drop(self, index: int, reason: str, detail: str) -> Drop:
         """Say why an utterance cannot be used; its source is the folder of shards that has it."""
-        return Drop(self.ids[index], reason, detail, self._place(index)[0].folder.name)
+        return Drop(self.ids[index], reason, detail, self._place(index)[0].name)
 
     def _place(self, index: int) -> tuple[ShardReader, int]:
         """The reader that has an utterance, and which of its utterances it is."""

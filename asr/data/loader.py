@@ -14,13 +14,17 @@ from torch.utils.data import DataLoader, Dataset
 from asr.audio.augment import Perturbation
 from asr.data.corpus import Corpus
 from asr.data.plan import BatchPlan
+from asr.data.remote import Unreachable
 from asr.types import Batch, Drop
 
 SILENT_STAND_IN_SAMPLES = 1  # a rank or batch with nothing to do gets one item of this many padding samples
 
 
-class BatchDataset(Dataset[Batch]):
+class BatchDataset(Dataset[Batch | Unreachable]):
     """Item (epoch, step) is this rank's share of that global batch, decoded and collated.
+
+    Where the audio lies elsewhere and cannot be fetched, the item is the error: raised in a worker it would reach the
+    user with the worker's traceback.
 
     Args:
         corpus: the utterances.
@@ -46,21 +50,29 @@ class BatchDataset(Dataset[Batch]):
         self.perturbation = perturbation
         self.rank, self.world_size = rank, world_size
         self._epoch, self._batches = -1, []
+        self._times: list[NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __getitem__(self, position: tuple[int, int]) -> Batch:
+    def __getitem__(self, position: tuple[int, int]) -> Batch | Unreachable:
         epoch, step = position
         if epoch != self._epoch:
             self._epoch, self._batches = epoch, self.plan.batches(epoch)
+            self._times = _times_before(self._batches) if self.plan.repeats else None
         items, dropped = [], []
-        for index in self._batches[step][self.rank :: self.world_size]:
-            audio = self.corpus.audio_or_drop(index)
+        mine = slice(self.rank, None, self.world_size)
+        indices = self._batches[step][mine].tolist()
+        times = self._times[step][mine].tolist() if self._times is not None else [0] * len(indices)
+        try:
+            audios = self.corpus.audio_or_drop_many(indices)
+        except Unreachable as error:
+            return error
+        for index, audio, time in zip(indices, audios, times, strict=True):
             if isinstance(audio, Drop):
                 dropped.append(audio)
                 continue
-            seed = utterance_seed(self.seed, epoch, self.corpus.ids[index])
+            seed = utterance_seed(self.seed, epoch, self.corpus.ids[index], time)
             if self.perturbation is not None:
                 audio = self.perturbation(audio, seed, epoch)
             items.append((index, audio, seed))
@@ -91,10 +103,28 @@ class BatchDataset(Dataset[Batch]):
         )
 
 
-def utterance_seed(seed: int, epoch: int, utterance_id: str) -> int:
-    """A 63-bit number that depends on nothing but its arguments; the same on every rank, worker and machine."""
-    digest = hashlib.blake2b(f"{seed}:{epoch}:{utterance_id}".encode(), digest_size=8).digest()
+def utterance_seed(seed: int, epoch: int, utterance_id: str, times_before: int = 0) -> int:
+    """A 63-bit number that depends on nothing but its arguments; the same on every rank, worker and machine.
+
+    Args:
+        seed: of the run.
+        epoch: counted from 0.
+        utterance_id: which utterance.
+        times_before: how often the epoch has had it, so that its copies are not augmented alike.
+    """
+    name = f"{seed}:{epoch}:{utterance_id}" + (f":{times_before}" if times_before else "")
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def _times_before(batches: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+    """For each place of each batch: how many earlier places of the epoch have the same utterance."""
+    flat = np.concatenate(batches)
+    order = np.argsort(flat, kind="stable")
+    arranged = flat[order]
+    times = np.empty_like(flat)
+    times[order] = np.arange(len(flat)) - np.searchsorted(arranged, arranged)
+    return np.split(times, np.cumsum([len(batch) for batch in batches])[:-1])
 
 
 class Position(TypedDict):
@@ -130,6 +160,8 @@ class BatchLoader:
             pin_memory=self.pin_memory,
         )
         for step, batch in enumerate(loader, start):
+            if isinstance(batch, Unreachable):
+                raise batch
             self.position = Position(epoch=epoch, consumed=step + 1)
             yield batch
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from asr.data.mixture import Mixture
 from asr.errors import ConfigError
 
 
@@ -27,6 +28,7 @@ class BatchPlan:
         jitter: see above; 0 gives the same batches in every epoch, in another order.
         sorta_grad: epoch 0 goes by increasing length (Deep Speech 2, section 3.3).
         shuffle: False keeps the order by length in every epoch (evaluation).
+        mixture: which utterances an epoch has, and how often; None: each one once.
 
     Raises:
         ConfigError: an utterance alone is longer than `batch_samples`, or there is none.
@@ -42,6 +44,7 @@ class BatchPlan:
         jitter: float = 0.0,
         sorta_grad: bool = False,
         shuffle: bool = True,
+        mixture: Mixture | None = None,
     ) -> None:
         if not len(num_samples):
             raise ConfigError("data: no utterance is left to make batches of; the ledger says why each was dropped")
@@ -50,9 +53,16 @@ class BatchPlan:
         self.jitter = jitter if shuffle else 0.0
         self.sorta_grad = sorta_grad
         self.shuffle = shuffle
-        self.by_length = np.argsort(self.num_samples, kind="stable")
+        self.mixture = mixture
+        # A mixture draws other utterances in each epoch; sorted, they are nowhere longer than the longest it may draw.
+        longest = self.num_samples if mixture is None else mixture.longest
         worst = (1 + self.jitter) / (1 - self.jitter)  # how much longer than its place in the order an item can be
-        self.bounds = _bounds(self.num_samples[self.by_length], int(batch_samples / worst), max_items)
+        self.bounds = _bounds(np.sort(longest), int(batch_samples / worst), max_items)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether an epoch may have an utterance more than once."""
+        return self.mixture is not None and self.mixture.repeats
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -60,19 +70,21 @@ class BatchPlan:
 
     def batches(self, epoch: int) -> list[NDArray[np.int64]]:
         """The global batches of an epoch, each an array of utterance indices, shortest first."""
+        drawn = np.arange(len(self.num_samples)) if self.mixture is None else self.mixture.draw(epoch)
+        num_samples = self.num_samples[drawn]
         if not self.shuffle or (self.sorta_grad and epoch == 0):
-            return self._cut(self.by_length)
+            return self._cut(drawn[np.argsort(num_samples, kind="stable")])
         random = np.random.default_rng((self.seed, epoch))
-        factors = random.uniform(1 - self.jitter, 1 + self.jitter, len(self.num_samples))
-        ties = random.random(len(self.num_samples))  # equal lengths are common; they must not keep their order
-        batches = self._cut(np.lexsort((ties, self.num_samples * factors)))
+        factors = random.uniform(1 - self.jitter, 1 + self.jitter, len(drawn))
+        ties = random.random(len(drawn))  # equal lengths are common; they must not keep their order
+        batches = self._cut(drawn[np.lexsort((ties, num_samples * factors))])
         return [batches[i] for i in random.permutation(len(batches))]
 
     def padding_share(self, epoch: int = 1) -> float:
         """Share of an epoch's samples that is padding, in [0, 1)."""
         batches = self.batches(epoch)
         padded = sum(len(batch) * int(self.num_samples[batch].max()) for batch in batches)
-        return 1.0 - int(self.num_samples.sum()) / padded
+        return 1.0 - sum(int(self.num_samples[batch].sum()) for batch in batches) / padded
 
     def _cut(self, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         return [order[a:b] for a, b in zip(self.bounds[:-1], self.bounds[1:], strict=True)]

@@ -9,11 +9,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import multiprocessing
+import os
+import signal
 import tarfile
+import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, astuple, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +28,22 @@ from asr.atomic import atomic_write
 from asr.audio.header import AudioError
 from asr.audio.io import audio_info, read_audio
 from asr.data.ledger import Ledger
-from asr.data.shards import FORMAT, TAR_BLOCK_BYTES, ShardHeader, member_key, read_index, shard_name
+from asr.data.shard_plan import read_plan, read_shard_plan, write_plan
+from asr.data.shards import (
+    FORMAT,
+    INDEX_FILE,
+    TAR_BLOCK_BYTES,
+    ShardHeader,
+    member_key,
+    read_index,
+    shard_name,
+)
 from asr.errors import DataError
 from asr.types import Drop, Utterance
 
 UTTERANCES_PER_SHARD = 256  # 10 to 60 MB each: small enough to redo, large enough for 1000 h in some thousand files
+
+Progress = Callable[[int], None]  # called with the number of utterances done since the last call
 
 
 def write_shards(
@@ -39,9 +54,9 @@ def write_shards(
     ledger: Ledger,
     utterances_per_shard: int = UTTERANCES_PER_SHARD,
     workers: int = 1,
-    progress: Callable[[int], None] = lambda num_utterances: None,
+    progress: Progress = lambda num_utterances: None,
 ) -> None:
-    """Decode `utterances`, in the order of their ids, into shards in `folder`.
+    """Decode `utterances`, in the order of their ids, into shards in `folder`: plan, make each shard, finish.
 
     A shard that is there already is left alone if it was made from the same utterances and audio files (by size and
     time), and made anew otherwise. What cannot be read goes to the ledger and the rest goes on.
@@ -52,44 +67,95 @@ def write_shards(
         sample_rate_hz: of the shards' audio.
         ledger: what could not be used, under the folder's name.
         utterances_per_shard: the last shard has the rest.
-        workers: threads; decoding and encoding run outside of Python's lock.
-        progress: called with the number of utterances done since the last call.
+        workers: processes.
+        progress: see `Progress`.
 
     Raises:
         DataError: two utterances have one id, nothing is left to write, or the disk is full.
     """
-    plan = _plan(utterances, folder, utterances_per_shard)
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*.tmp"):  # of a killed run
-        leftover.unlink()
+    plan = write_plan(
+        utterances,
+        folder,
+        sample_rate_hz=sample_rate_hz,
+        utterances_per_shard=utterances_per_shard,
+        replace=True,
+    )
+    make_shards(folder, range(plan.num_shards), workers=workers, progress=progress)
+    finish(folder, ledger)
 
-    def work(number: int) -> ShardHeader:
-        header = _write_shard(folder, number, len(plan), plan[number], sample_rate_hz)
-        progress(len(plan[number]))
-        return header
 
-    with ThreadPoolExecutor(workers) as pool:
-        headers = list(pool.map(work, range(len(plan))))
+def make_shards(folder: Path, numbers: Sequence[int], *, workers: int, progress: Progress) -> None:
+    """Make shards of the plan in `folder` in processes of this machine.
+
+    Raises:
+        DataError: the disk is full, or a process was killed; what is finished stays.
+    """
+    workers = min(workers, len(numbers))
+    if workers <= 1:
+        for number in numbers:
+            progress(make_shard(folder, number).num_planned)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy locks of the progress bar's thread
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent) as pool:
+        try:
+            for future in as_completed([pool.submit(make_shard, folder, number) for number in numbers]):
+                progress(future.result().num_planned)
+        except BrokenProcessPool as error:
+            raise DataError(
+                f"{folder}: one of {workers} processes was killed, maybe for want of memory; run again with fewer "
+                "workers: what is finished stays"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def finish(folder: Path, ledger: Ledger) -> None:
+    """When every shard is there: enter in the ledger what could not be used, and write the index of them all.
+
+    Removes what killed runs and longer plans have left.
+
+    Raises:
+        DataError: a shard is missing or damaged, or none has an utterance.
+    """
+    plan = read_plan(folder)
+    headers: list[ShardHeader] = []
+    lacking: list[str] = []
+    for number in range(plan.num_shards):
+        try:
+            headers.append(read_index(folder / f"{shard_name(number)}.jsonl")[0])
+        except DataError as error:
+            lacking.append(str(error))
+    if lacking:
+        raise DataError(
+            f"{folder}: got {len(headers)} of {plan.num_shards} shards; make the others first. The first that is "
+            f"missing: {lacking[0]}"
+        )
     for drop in (drop for header in headers for drop in header.dropped):
         ledger.add(replace(Drop(**drop), source=folder.name))
     if all(header.num_utterances == 0 for header in headers):
-        raise DataError(f"{folder}: none of {sum(map(len, plan))} utterances can be used: {ledger.summary()}")
-    for stale in folder.glob("shard-*"):  # of an earlier, longer plan
-        if stale.stem not in {shard_name(number) for number in range(len(plan))}:
-            stale.unlink()
+        raise DataError(f"{folder}: none of {plan.num_utterances} utterances can be used: {ledger.summary()}")
+    names = {shard_name(number) for number in range(plan.num_shards)}
+    for stale in (*folder.glob(".*.tmp"), *(path for path in folder.glob("shard-*") if path.stem not in names)):
+        stale.unlink()
+    with atomic_write(folder / INDEX_FILE) as handle:
+        for name in sorted(names):
+            handle.write((folder / f"{name}.jsonl").read_bytes())
 
 
-def _plan(utterances: Iterable[Utterance], folder: Path, utterances_per_shard: int) -> list[list[Utterance]]:
-    ordered = sorted(utterances, key=lambda utterance: utterance.id)
-    for one, other in pairwise(ordered):
-        if one.id == other.id:
-            raise DataError(f"{folder}: got the id {one.id!r} twice: {one.audio} and {other.audio}; rename one")
-    if not ordered:
-        raise DataError(f"{folder}: there are no utterances to write")
-    return [ordered[i : i + utterances_per_shard] for i in range(0, len(ordered), utterances_per_shard)]
+def _follow_parent() -> None:
+    """Leave Ctrl-C to the process that started this one, and end with it, by whatever it was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
-def _plan_digest(utterances: Sequence[Utterance], num_shards: int, sample_rate_hz: int) -> str:
+def _digest(utterances: Sequence[Utterance], num_shards: int, sample_rate_hz: int) -> str:
     lines = [f"{FORMAT} {num_shards} {sample_rate_hz}"]
     for utterance in utterances:
         try:
@@ -101,18 +167,24 @@ def _plan_digest(utterances: Sequence[Utterance], num_shards: int, sample_rate_h
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _write_shard(
-    folder: Path, number: int, num_shards: int, utterances: Sequence[Utterance], sample_rate_hz: int
-) -> ShardHeader:
-    """Make one shard and its index, unless they are there; the index is written last and makes the shard count."""
+def make_shard(folder: Path, number: int) -> ShardHeader:
+    """Make shard `number` of the plan in `folder`, unless it is there; a pure function of the plan and the audio.
+
+    Its index is written last and makes it count.
+
+    Raises:
+        DataError: there is no plan, or the disk is full.
+    """
+    plan, utterances = read_shard_plan(folder, number)
     path, index = folder / f"{shard_name(number)}.tar", folder / f"{shard_name(number)}.jsonl"
-    digest = _plan_digest(utterances, num_shards, sample_rate_hz)
+    digest = _digest(utterances, plan.num_shards, plan.sample_rate_hz)
     try:
         header, _ = read_index(index)
         if header.plan == digest:
             return header
     except DataError:
         pass  # absent or damaged: made anew
+    (folder / INDEX_FILE).unlink(missing_ok=True)
     index.unlink(missing_ok=True)
     rows: list[dict[str, Any]] = []
     dropped: list[dict[str, str]] = []
@@ -120,18 +192,18 @@ def _write_shard(
         with tarfile.open(fileobj=handle, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for utterance in utterances:
                 try:
-                    flac, num_samples = _as_flac(utterance, sample_rate_hz)
+                    flac, num_samples = _as_flac(utterance, plan.sample_rate_hz)
                 except AudioError as error:
                     dropped.append(asdict(Drop(utterance.id, error.reason, str(error))))
                     continue
-                seconds = num_samples / sample_rate_hz
+                seconds = num_samples / plan.sample_rate_hz
                 about = {"id": utterance.id, "text": utterance.text, "speaker": utterance.speaker}
                 key = member_key(utterance.id)
                 offset = _add(tar, f"{key}.flac", flac)
                 _add(tar, f"{key}.json", json.dumps(about | {"seconds": seconds}, ensure_ascii=False).encode())
                 rows.append(about | {"num_samples": num_samples, "offset": offset, "size": len(flac)})
         num_bytes = handle.tell()
-    header = ShardHeader(FORMAT, digest, sample_rate_hz, num_shards, num_bytes, len(rows), dropped)
+    header = ShardHeader(FORMAT, digest, plan.sample_rate_hz, plan.num_shards, num_bytes, len(rows), dropped)
     with atomic_write(index) as handle:
         for line in (asdict(header), *rows):
             handle.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")

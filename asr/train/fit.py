@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+import re
 import sys
 import warnings
 from collections import Counter
@@ -28,6 +29,7 @@ from asr.config import Config
 from asr.data.corpus import Corpus, drop_unusable
 from asr.data.ledger import Ledger
 from asr.data.loader import BatchDataset, BatchLoader
+from asr.data.mixture import Mixture
 from asr.data.plan import BatchPlan
 from asr.decode.evaluate import evaluate_corpus, print_report
 from asr.decode.recognizer import Recognizer
@@ -56,7 +58,7 @@ _IRRELEVANT = (
 )
 
 
-def fit(config: Config, folders: Mapping[str, Path], run: Path) -> None:
+def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
     """Train what `config` describes on the shards in `folders` and leave everything in `run`.
 
     Raises:
@@ -118,14 +120,14 @@ def fit(config: Config, folders: Mapping[str, Path], run: Path) -> None:
         _test(config, folders, run, ledger)
 
 
-def _test(config: Config, folders: Mapping[str, Path], run: Path, ledger: Ledger) -> None:
+def _test(config: Config, folders: Mapping[str, Path | str], run: Path, ledger: Ledger) -> None:
     """Evaluate the best checkpoint on each test split; write results.json and a line for each utterance."""
     recognizer = Recognizer(checkpoint.load(run))
     results = {}
     for name in config.data.test:
         corpus = Corpus.open([folders[name]], config.data.sample_rate_hz)
         evaluation = evaluate_corpus(recognizer, corpus, batch_seconds=config.decode.batch_seconds)
-        evaluation.write(run / f"test-{name}.jsonl")
+        evaluation.write(run / f"test-{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.jsonl")  # a name may be a path or URL
         results[name] = evaluation.summary()
         print_report(name, evaluation)
         for index, utterance in enumerate(corpus.ids):
@@ -209,6 +211,7 @@ def _loaders(
         max_items=data.max_batch_items,
         jitter=data.length_jitter,
         sorta_grad=data.sorta_grad,
+        mixture=_mixture(config, train),
     )
     smallest = min(len(batch) for batch in plan.batches(0))
     if smallest < world_size:
@@ -239,6 +242,16 @@ def _loaders(
     return (
         BatchLoader(train_dataset, num_workers=data.num_workers, pin_memory=torch.cuda.is_available()),
         BatchLoader(validation_dataset, num_workers=0),
+    )
+
+
+def _mixture(config: Config, train: Corpus) -> Mixture | None:
+    """How often an epoch draws the utterances of each training split; None: each once."""
+    if not config.data.is_mixed:
+        return None
+    weights = [config.data.weights.get(name, 1.0) for name in config.data.train]
+    return Mixture(
+        train.num_samples, train.parts, weights=weights, temperature=config.data.temperature, seed=config.seed
     )
 
 
@@ -310,11 +323,15 @@ def _describe(
     parameters = sum(p.numel() for p in speech_model.parameters()) / 1e6
     frame_milliseconds = 1000 * speech_model.frame_seconds
     padding = 100 * plan.padding_share()
+    mixed = ""
+    if plan.mixture is not None:
+        parts = zip(config.data.train, plan.mixture.shares, plan.mixture.rates, strict=True)
+        mixed = "; an epoch: " + ", ".join(f"{100 * share:.0f} % {name} ({rate:.2f}x)" for name, share, rate in parts)
     print(
         f"model: {config.stack.name}, {parameters:.2f} M parameters, {tokenizer.num_tokens} tokens, "
         f"{frame_milliseconds:.0f} ms frames, torch {version('torch')}\n"
         f"data: train {len(train)} utterances, {train.seconds / 3600:.2f} h; "
-        f"validation {len(validation)}, {validation.seconds / 3600:.2f} h\n"
+        f"validation {len(validation)}, {validation.seconds / 3600:.2f} h{mixed}\n"
         f"training: {total_steps} steps, {steps_per_epoch} an epoch, {padding:.1f} % of them padding; "
         f"Ctrl-C saves and stops; run folder: {run}",
         flush=True,

@@ -16,7 +16,7 @@ from asr.config import Config, run_recipe, to_yaml
 from asr.errors import ConfigError
 from asr.train.ranks import local_rank
 
-Prepare = Callable[[Config], Mapping[str, Path]]  # configuration -> split name -> folder of shards
+Prepare = Callable[[Config], Mapping[str, Path | str]]  # configuration -> split -> folder of shards, or its URL
 
 
 def main(recipe_file: str, prepare: Prepare) -> None:
@@ -85,7 +85,7 @@ def _make_folder(key: str, folder: Path) -> None:
         raise ConfigError(f"{key}={folder}: the folder cannot be made: {error.strerror}; choose another one") from error
 
 
-def _prepare_once(config: Config, prepare: Prepare) -> Mapping[str, Path]:
+def _prepare_once(config: Config, prepare: Prepare) -> Mapping[str, Path | str]:
     """Prepare the data; of several ranks on a machine the first does it and the others find it done."""
     _make_folder("data.cache", config.data.cache)
     with (config.data.cache / ".lock").open("w") as lock:

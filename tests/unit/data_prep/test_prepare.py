@@ -117,3 +117,14 @@ def test_every_corpus_keeps_the_contract() -> None:
     for module in (an4, embedded, librispeech):
         assert isinstance(module.VERSION, int)
         assert callable(module.splits)
+
+
+def test_paths_and_urls_are_taken_as_they_are(tmp_path: Path, corpus: list[tuple[str, ...]]) -> None:
+    names = {"train": ("a", "/some/where"), "validation": ("http://host/x",), "test": ("./here",)}
+    folders = prepare(config(tmp_path, **names))
+    assert corpus == [("a",)]
+    assert folders["/some/where"] == Path("/some/where")
+    assert folders["http://host/x"] == "http://host/x"
+    assert folders["./here"] == Path("here")
+    names["train"] = ("/some/where",)
+    assert "a" not in prepare(config(tmp_path, **names, corpus=""))  # no corpus is needed for them
