@@ -9,7 +9,8 @@ step: one step of training (forward, CTC, backward, DDP's sums over gloo, clippi
 ranks at once that do not talk: what it takes longer than one is the machine's doing, what two ranks take longer than
 it is the communication's. Groups of processes take turns, so that a drifting machine hits all alike.
 
-allreduce: sums of 4 kB to 64 MB over 2 and 4 ranks, and what the model below gives when its two numbers are fitted.
+allreduce: sums of 4 kB to 64 MB over 2 and 4 ranks, and what the model below gives when its two numbers are fitted,
+for each number of ranks by itself: ranks that share cores and memory have links that slow each other down.
 
 model: seconds a step of ring all-reduce for 5 to 100 M parameters on 8 to 64 GPUs, for links as stated on the command
 line. Those are inputs, not measurements:
@@ -304,27 +305,34 @@ def measure_all_reduce(repeats: int) -> None:
             longest = max(groups[ranks].call(str(size)))
             if repetition >= 0:
                 seconds[ranks, size].append(longest)
-    medians = {key: statistics.median(values) for key, values in seconds.items()}
-    # By relative errors, or the largest sums alone would decide.
-    rows = np.array([[2 * (n - 1), 2 * (n - 1) / n * size] for n, size in medians])
-    measured = np.array(list(medians.values()))
-    latency, per_byte = np.linalg.lstsq(rows / measured[:, None], np.ones(len(measured)), rcond=None)[0]
-    for (ranks, size), median in medians.items():
-        modelled = ring_seconds(size, ranks, latency, 1 / per_byte)
+    for ranks in groups:
+        medians = np.array([statistics.median(seconds[ranks, size]) for size in BYTES])
+        latency, bandwidth = fit(ranks, medians)
+        for size, median in zip(BYTES, medians, strict=True):
+            modelled = ring_seconds(size, ranks, latency, bandwidth)
+            emit(
+                benchmark="scaling allreduce",
+                ranks=ranks,
+                megabytes=size / 1e6,
+                milliseconds={name: 1000 * value for name, value in spread(seconds[ranks, size]).items()},
+                modelled_milliseconds=1000 * modelled,
+                modelled_over_measured=modelled / median,
+            )
         emit(
-            benchmark="scaling allreduce",
+            benchmark="scaling allreduce fit",
             ranks=ranks,
-            megabytes=size / 1e6,
-            milliseconds={name: 1000 * value for name, value in spread(seconds[ranks, size]).items()},
-            modelled_milliseconds=1000 * modelled,
-            modelled_over_measured=modelled / median,
+            latency_us=latency * 1e6,
+            gigabytes_per_second=bandwidth * 1e-9,
+            load_average=os.getloadavg()[0],
         )
-    emit(
-        benchmark="scaling allreduce fit",
-        latency_us=latency * 1e6,
-        gigabytes_per_second=1e-9 / per_byte,
-        load_average=os.getloadavg()[0],
-    )
+
+
+def fit(ranks: int, seconds: np.ndarray) -> tuple[float, float]:
+    """The model's latency in seconds and bandwidth in bytes a second, for sums of BYTES that took `seconds`."""
+    rows = np.array([[ring_seconds(0, ranks, 1.0, 1.0), ring_seconds(size, ranks, 0.0, 1.0)] for size in BYTES])
+    # By relative errors, or the largest sums alone would decide.
+    latency, seconds_per_byte = np.linalg.lstsq(rows / seconds[:, None], np.ones(len(BYTES)), rcond=None)[0]
+    return float(latency), float(1 / seconds_per_byte)
 
 
 # --- beyond this machine ---------------------------------------------------------------------------------------------
