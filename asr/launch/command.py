@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,7 +76,9 @@ def main(argv: Sequence[str]) -> int:
     if not options.submit:
         print("\n".join(["start it with:", *(f"  {line}" for line in artefact.by_hand)]))
         return 0
-    return subprocess.run(artefact.submit, check=False).returncode
+    # In this process's place, so that a signal to it reaches the training.
+    sys.stdout.flush()
+    os.execvp(artefact.submit[0], artefact.submit)
 
 
 def make_artefact(job: Job, folder: Path) -> Artefact:

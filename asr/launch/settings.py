@@ -50,7 +50,7 @@ class Local(Cluster):
     """This machine."""
 
     cpus_per_rank: NonNegativeInt = Field(default=0, description="0: an equal share of this machine's cores")
-    max_restarts: NonNegativeInt = Field(default=3, description="of several ranks, when one of them dies")
+    max_restarts: NonNegativeInt = Field(default=0, description="of several ranks, when one of them dies")
 
 
 class Torchrun(Cluster):

@@ -183,6 +183,24 @@ def test_a_job_that_is_told_to_stop_goes_on_where_it_was(
         assert torch.equal(got[name], value), name
 
 
+def test_what_stops_torchrun_lets_the_run_save(recipe: Path, cache: Path, tmp_path: Path) -> None:
+    """SIGTERM to the command itself, two ranks below it."""
+    run = tmp_path / "run"
+    settings = [*train_tones.SETTINGS, f"data.cache={cache}", f"run_dir={run}", "trainer.max_epochs=99"]
+    launch = [sys.executable, "-m", "asr", "launch", str(recipe), "--cluster", "local", "--submit", "ranks_per_node=2"]
+    process = start_process([*launch, *settings])
+    deadline = time.monotonic() + 200
+    while not (before := checkpoint.read_index(run).get("last")):
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline, "no checkpoint came"
+        time.sleep(0.01)
+    process.terminate()
+    assert f"stopped by SIGTERM; to go on, add: run_dir={run} resume=true" in finish(process, 1)
+    saved = checkpoint.read_index(run)["last"]
+    assert saved > before
+    checkpoint.verify(run / saved)
+
+
 @pytest.mark.parametrize(
     ("status", "job_state", "starts"),
     [

@@ -1,5 +1,7 @@
 """`asr launch` on the command line: settings of a cluster and of a recipe, mistakes, what is written and started."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,23 +119,22 @@ def test_what_is_written_and_how_it_is_started(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().err == ""
 
 
-def test_submit_gives_the_file_to_sbatch(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_submit_gives_the_file_to_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stub checks the directives; a script that fails at once gives its status."""
     slurm.install(tmp_path, tmp_path / "bin")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    script = ["--cluster", "slurm", "cluster.setup=[exit 7]", "nodes=2", "--submit"]
-    assert launch(*script, "--output", str(tmp_path / "out")) == 7
-    assert "Submitted batch job 4242" in capfd.readouterr().out
-    assert launch(*script, "cluster.options=[--no-such-option]", "--output", str(tmp_path / "out")) == 1
-    assert "sbatch: error: unrecognized option '--no-such-option'" in capfd.readouterr().err
+    command = [sys.executable, "-m", "asr", "launch", RECIPE, "--cluster", "slurm", "cluster.setup=[exit 7]", "nodes=2"]
+    command += ["--submit", "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 7
+    assert done.stdout == f"{tmp_path}/out/train.sbatch\nSubmitted batch job 4242\n"
+    command.append("cluster.options=[--no-such-option]")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "sbatch: error: unrecognized option '--no-such-option'" in done.stderr
 
 
 def test_it_imports_no_torch_and_is_quick() -> None:
-    import subprocess
-    import sys
-
     code = (
         "import sys; from asr.launch.command import main; main(sys.argv[1:]);"
         "found = [m for m in ('torch', 'numpy', 'lightning') if m in sys.modules]; assert not found, found"
