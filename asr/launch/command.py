@@ -23,11 +23,11 @@ from asr.launch.torchrun import local_script, node_lines, node_script
 DESCRIPTION = """\
 Write what trains a recipe on a cluster: a script, or a Kubernetes job. Each begins with a self-test of some seconds,
 which names the rank and the host that is wrong. key=value is a setting of the cluster (nodes, gpus, partition,
-account, time, image, ...: conf/cluster/ and docs/cluster.md have them all) or of the recipe.
+account, time, image, ...: asr/launch/settings.py has them all) or of the recipe. More: docs/cluster.md.
 
   asr launch recipes/an4 --cluster local data.download=true --submit
   asr launch recipes/librispeech --cluster slurm nodes=2 gpus=8 partition=gpu account=me time=12:00:00 --submit
-  asr launch recipes/librispeech --cluster torchrun nodes=2 hosts=[gpu1,gpu2] model=ds2_5x800
+  asr launch recipes/librispeech --cluster torchrun nodes=2 'hosts=[gpu1,gpu2]' model=ds2_5x800
   asr launch recipes/librispeech --cluster kubernetes image=registry/asr:1 claim=speech nodes=2"""
 
 
