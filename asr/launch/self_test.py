@@ -113,12 +113,12 @@ class Meeting:
 
         self.rank, self.world_size, self.wait_seconds = rank, world_size, wait_seconds
         host, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), int(os.environ.get("MASTER_PORT", "0"))
-        agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's own process has it there
+        hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's own process has it there
         try:
             self.store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
                 host,
                 port,
-                is_master=rank == 0 and not agents,
+                is_master=rank == 0 and not hosted,
                 wait_for_workers=False,
                 timeout=timedelta(seconds=wait_seconds),
             )

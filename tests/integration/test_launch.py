@@ -124,7 +124,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def test_two_nodes_train_what_one_process_trains(start: Start, recipe: Path, cache: Path, tmp_path: Path) -> None:
-    """Two torchrun agents on this machine, a rank each. Dropout differs by rank, so there is none.
+    """torchrun twice on this machine, a rank each. Dropout differs by rank, so there is none.
 
     tests/integration/test_ranks.py compares gradients in float64, to 1e-10. Here whole runs in float32 are compared:
     each step rounds otherwise, by some 1e-7 of a gradient, and SGD adds that up.
@@ -137,8 +137,8 @@ def test_two_nodes_train_what_one_process_trains(start: Start, recipe: Path, cac
     nodes = ["nodes=2", "hosts=[127.0.0.1,127.0.0.1]", "gpus=0", "ranks_per_node=1", f"port={free_port()}"]
     launch = [sys.executable, "-m", "asr", "launch", str(recipe), "--cluster", "torchrun", *nodes, *settings]
     script = finish(start_process(launch)).splitlines()[0]
-    agents = [start_process(["bash", script]) for _ in range(2)]
-    said = "".join(finish(agent) for agent in agents)
+    nodes = [start_process(["bash", script]) for _ in range(2)]
+    said = "".join(finish(node) for node in nodes)
     assert said.count("self-test: 2 ranks agree") == 1
     assert "trainer.devices=1" in (tmp_path / "two" / "command.txt").read_text()
     expected, got = weights(tmp_path / "one"), weights(tmp_path / "two")
