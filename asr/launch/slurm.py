@@ -8,15 +8,6 @@ from pathlib import Path
 from asr.launch.job import Job, shell_lines
 from asr.launch.settings import Slurm
 
-# The ranks end one after another, and --kill-on-bad-exit kills those that are left when the first one ends with an
-# error. Rank 0 is the last one at work when a signal stops the run: it enters the checkpoint in the run's index.
-_RANK = """\
-trap : USR1 TERM  # SLURM signals every process of a step, this shell too
-"$@"
-status=$?
-((SLURM_PROCID > 0 && status > 128)) && sleep 10
-exit $status"""
-
 
 def sbatch_script(job: Job, settings: Slurm, folder: Path) -> str:
     """Write the script that `sbatch` takes; its log goes to `folder`, which has to be there when the job starts."""
@@ -49,11 +40,10 @@ def sbatch_script(job: Job, settings: Slurm, folder: Path) -> str:
         'export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
         "export MASTER_PORT=$((10000 + SLURM_JOB_ID % 10000 * 2))",
         "",
-        f"rank={shlex.quote(_RANK)}",
         f"srun=(srun --kill-on-bad-exit=1 --cpus-per-task={settings.cpus_per_rank})",
         "trap : USR1 TERM  # the ranks act on them; this shell has to outlive them",
         f'MASTER_PORT=$((MASTER_PORT + 1)) "${{srun[@]}}" "$python" {job.self_test} &&',
-        f'  "${{srun[@]}}" bash -c "$rank" rank "$python" {job.train}',
+        f'  "${{srun[@]}}" "$python" {job.train}',
         "status=$?",
         "",
         "# 128 + SIGUSR1 or SIGTERM: the run was told to stop and has saved its state. It goes back into the queue,",

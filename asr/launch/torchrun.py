@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -35,8 +36,9 @@ def node_script(job: Job, settings: Torchrun, path: Path) -> str:
         (job.self_test, settings.port + 1, 0),
         (job.train, settings.port, settings.max_restarts),
     ):
-        # The identifier tells jobs apart that use the same port one after another.
-        meeting = f"--rdzv-backend=c10d --rdzv-endpoint={host}:{port} --rdzv-id={shlex.quote(str(job.run_dir))}:{port}"
+        # The identifier tells jobs apart that use the same port one after another; torchrun names a folder after it.
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{job.name}-{job.run_dir.name}-{port}")
+        meeting = f"--rdzv-backend=c10d --rdzv-endpoint={host}:{port} --rdzv-id={name}"
         ranks = f"--nnodes={settings.nodes} --nproc-per-node={settings.ranks} {meeting}"
         starts.append(_torchrun(ranks, program, restarts))
     starts[-1] = f"exec {starts[-1]}"

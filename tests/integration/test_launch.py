@@ -116,6 +116,16 @@ def test_a_host_that_cannot_be_reached_is_named() -> None:
     assert len(out.splitlines()) == 1
 
 
+def wait_for_checkpoint(run: Path, process: "subprocess.Popen[str]") -> str:
+    """The first one that this run writes; `process` has to be alive until then."""
+    deadline = time.monotonic() + 200
+    while not (name := checkpoint.read_index(run).get("last", "")):
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline, "no checkpoint came"
+        time.sleep(0.01)
+    return name
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """The last checkpoint's."""
     folder = run / checkpoint.read_index(run)["last"]
@@ -124,7 +134,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def test_two_nodes_train_what_one_process_trains(start: Start, recipe: Path, cache: Path, tmp_path: Path) -> None:
-    """torchrun twice on this machine, a rank each. Dropout differs by rank, so there is none.
+    """A torchrun for each of two ranks, on this machine. Dropout differs by rank, so there is none.
 
     tests/integration/test_ranks.py compares gradients in float64, to 1e-10. Here whole runs in float32 are compared:
     each step rounds otherwise, by some 1e-7 of a gradient, and SGD adds that up.
@@ -137,8 +147,8 @@ def test_two_nodes_train_what_one_process_trains(start: Start, recipe: Path, cac
     nodes = ["nodes=2", "hosts=[127.0.0.1,127.0.0.1]", "gpus=0", "ranks_per_node=1", f"port={free_port()}"]
     launch = [sys.executable, "-m", "asr", "launch", str(recipe), "--cluster", "torchrun", *nodes, *settings]
     script = finish(start_process(launch)).splitlines()[0]
-    nodes = [start_process(["bash", script]) for _ in range(2)]
-    said = "".join(finish(node) for node in nodes)
+    started = [start_process(["bash", script]) for _ in range(2)]
+    said = "".join(finish(process) for process in started)
     assert said.count("self-test: 2 ranks agree") == 1
     assert "trainer.devices=1" in (tmp_path / "two" / "command.txt").read_text()
     expected, got = weights(tmp_path / "one"), weights(tmp_path / "two")
@@ -165,11 +175,7 @@ def test_a_job_that_is_told_to_stop_goes_on_where_it_was(
     job = ["gpus=0", "ranks_per_node=2", "cpus_per_rank=1"]  # one thread, as the other run has
     launch = [sys.executable, "-m", "asr", "launch", str(recipe), "--cluster", "slurm", "--submit", *job, *settings]
     process = start_process(launch)
-    deadline = time.monotonic() + 200
-    while not checkpoint.read_index(run).get("last"):
-        assert process.poll() is None, finish(process)
-        assert time.monotonic() < deadline, "no checkpoint came"
-        time.sleep(0.01)
+    wait_for_checkpoint(run, process)
     tasks = [int(line) for line in (state / "tasks").read_text().split()]
     slurm.signal_tasks(tasks, signal.SIGUSR1)
     assert "Submitted batch job 4242" in finish(process)
@@ -183,17 +189,34 @@ def test_a_job_that_is_told_to_stop_goes_on_where_it_was(
         assert torch.equal(got[name], value), name
 
 
+def test_a_rank_that_is_killed_costs_what_came_after_the_last_checkpoint(
+    recipe: Path, cache: Path, tmp_path: Path
+) -> None:
+    """Kill -9 of a rank on one of two nodes: torchrun starts both ranks again, and they come to the same weights."""
+    nodes = ["nodes=2", "hosts=[127.0.0.1,127.0.0.1]", "gpus=0", "ranks_per_node=1"]
+    every = ["trainer.checkpoint_every_steps=3", f"trainer.max_epochs={EPOCHS}", f"data.cache={cache}"]
+    launch = [sys.executable, "-m", "asr", "launch", str(recipe), "--cluster", "torchrun", *nodes]
+    for name in ("whole", "killed"):
+        settings = [f"port={free_port()}", *train_tones.SETTINGS, *every, f"run_dir={tmp_path}/{name}"]
+        script = finish(start_process([*launch, *settings])).splitlines()[0]
+        processes = [start_process(["bash", script]) for _ in range(2)]
+        if name == "killed":
+            wait_for_checkpoint(tmp_path / name, processes[0])
+            below = Path(f"/proc/{processes[0].pid}/task/{processes[0].pid}/children").read_text().split()
+            os.kill(int(below[0]), signal.SIGKILL)
+        said = "".join(finish(process) for process in processes)
+        assert ("exitcode: -9" in said) == (name == "killed")
+    expected, got = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(got[name], value) for name, value in expected.items())
+
+
 def test_what_stops_torchrun_lets_the_run_save(recipe: Path, cache: Path, tmp_path: Path) -> None:
     """SIGTERM to the command itself, two ranks below it."""
     run = tmp_path / "run"
     settings = [*train_tones.SETTINGS, f"data.cache={cache}", f"run_dir={run}", "trainer.max_epochs=99"]
     launch = [sys.executable, "-m", "asr", "launch", str(recipe), "--cluster", "local", "--submit", "ranks_per_node=2"]
     process = start_process([*launch, *settings])
-    deadline = time.monotonic() + 200
-    while not (before := checkpoint.read_index(run).get("last")):
-        assert process.poll() is None, finish(process)
-        assert time.monotonic() < deadline, "no checkpoint came"
-        time.sleep(0.01)
+    before = wait_for_checkpoint(run, process)
     process.terminate()
     assert f"stopped by SIGTERM; to go on, add: run_dir={run} resume=true" in finish(process, 1)
     saved = checkpoint.read_index(run)["last"]

@@ -17,5 +17,5 @@ settings=(
   resume=true
 )
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=120  # seconds for a step and a checkpoint after SIGTERM
-"$python" -m torch.distributed.run --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=gpu1:29401 --rdzv-id=runs/librispeech/2026-11-25_12-30-00:29401 --max-restarts=0 -m asr.launch.self_test recipes/librispeech "${settings[@]}"
-exec "$python" -m torch.distributed.run --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=gpu1:29400 --rdzv-id=runs/librispeech/2026-11-25_12-30-00:29400 --max-restarts=3 recipes/librispeech/train.py "${settings[@]}"
+"$python" -m torch.distributed.run --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=gpu1:29401 --rdzv-id=librispeech-2026-11-25_12-30-00-29401 --max-restarts=0 -m asr.launch.self_test recipes/librispeech "${settings[@]}"
+exec "$python" -m torch.distributed.run --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=gpu1:29400 --rdzv-id=librispeech-2026-11-25_12-30-00-29400 --max-restarts=3 recipes/librispeech/train.py "${settings[@]}"
