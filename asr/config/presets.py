@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+_NOT_OF_A_CONFIGURATION = {"cluster"}  # asr/launch/ reads these
+
 
 def conf_folder() -> Path:
     """Folder of the toolkit's presets: asr/conf in an installed wheel, conf/ in a checkout."""
@@ -17,5 +19,6 @@ def presets(recipe_dir: Path | None = None) -> dict[str, tuple[str, ...]]:
     groups: dict[str, set[str]] = {}
     for folder in [conf_folder(), *([recipe_dir] if recipe_dir else [])]:
         for path in folder.glob("*/*.yaml"):
-            groups.setdefault(path.parent.name, set()).add(path.stem)
+            if path.parent.name not in _NOT_OF_A_CONFIGURATION:
+                groups.setdefault(path.parent.name, set()).add(path.stem)
     return {group: tuple(sorted(groups[group])) for group in sorted(groups)}

@@ -6,6 +6,10 @@ It has to be known before Lightning's trainer is made, which says the same later
 from __future__ import annotations
 
 import os
+from datetime import timedelta
+
+_LEAVING = "asr/rank 0 is leaving"
+_PATIENCE = timedelta(days=7)
 
 
 def local_rank() -> int:
@@ -22,6 +26,29 @@ def global_rank(devices: int) -> int:
     if "LOCAL_RANK" in os.environ and "RANK" not in os.environ:  # a process that Lightning started
         return _first("NODE_RANK", "GROUP_RANK") * devices + local_rank()
     return _first("RANK", "SLURM_PROCID")
+
+
+def leave_group() -> None:
+    """Wait until rank 0 has come here as well, then leave the process group; nothing, where there is none.
+
+    Rank 0 still writes and evaluates when the others are done. A rank that ended before it would be missed: torchrun
+    waits five minutes for other machines, and both it and srun end all ranks when one ends with an error. And a process
+    that ends without leaving may be aborted for the group's threads, which is such an error.
+    """
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return
+    # Not by a collective: those have a time-out, of 10 minutes on GPUs, and evaluating may take longer.
+    store = dist.distributed_c10d._get_default_store()
+    try:
+        if dist.get_rank() == 0:
+            store.set(_LEAVING, "")
+        else:
+            store.wait([_LEAVING], _PATIENCE)
+    except (dist.DistError, RuntimeError):
+        pass  # rank 0, which may hold the store, has gone already
+    dist.destroy_process_group()
 
 
 def _first(*names: str) -> int:

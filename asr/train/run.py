@@ -14,8 +14,9 @@ from pathlib import Path
 
 from asr.config import Config, run_recipe, to_yaml
 from asr.errors import ConfigError
-from asr.train.ranks import local_rank
+from asr.train.ranks import leave_group, local_rank
 
+STATUS_SIGNAL = 128  # and the number of the signal that stopped the run
 Prepare = Callable[[Config], Mapping[str, Path | str]]  # configuration -> split -> folder of shards, or its URL
 
 
@@ -42,7 +43,13 @@ def train(config: Config, prepare: Prepare) -> Path:
     _begin(config, run)
     from asr.train.fit import fit  # torch and Lightning, some seconds
 
-    fit(config, folders, run)
+    try:
+        fit(config, folders, run)
+    except SystemExit as stop:
+        if isinstance(stop.code, int) and stop.code > STATUS_SIGNAL:  # on every rank
+            leave_group()
+        raise
+    leave_group()
     return run
 
 

@@ -1,9 +1,14 @@
-"""A process's place in a run, from what each launcher sets."""
+"""A process's place in a run, from what each launcher sets; how ranks leave."""
+
+import time
+from pathlib import Path
 
 import pytest
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
-from asr.train.ranks import global_rank, local_rank
+from asr.train.ranks import global_rank, leave_group, local_rank
 
 NAMES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "SLURM_LOCALID")
 
@@ -33,3 +38,20 @@ def test_each_launcher(variables: dict[str, str], expected: tuple[int, int], mon
     if "RANK" in variables:
         theirs = TorchElasticEnvironment()
         assert (theirs.global_rank(), theirs.local_rank()) == expected
+
+
+def leave(rank: int, folder: str) -> None:
+    """One rank's process: rank 0 has something left to do, the others have not."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=3)
+    if rank == 0:
+        time.sleep(1.0)
+        (Path(folder) / "done").touch()
+    leave_group()
+    assert (Path(folder) / "done").exists()
+    assert not dist.is_initialized()
+
+
+def test_nobody_leaves_before_rank_0(tmp_path: Path) -> None:
+    mp.spawn(leave, args=(str(tmp_path),), nprocs=3)
+    assert (tmp_path / "done").exists()
+    leave_group()  # where there is no group: nothing
