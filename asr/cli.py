@@ -20,6 +20,7 @@ COMMANDS = {
     "align": ("say where each word of a known text was said", "asr.decode.align_cli:main"),
     "tune-lm": ("weigh a language model on a development set", "asr.decode.tune_lm:main"),
     "show": ("hear and see what augmentation does to a file", "asr.features.show:main"),
+    "doctor": ("examine data, device, memory and time before a training", "asr.train.doctor.command:main"),
     "stack": ("size, cost, look-ahead and memory of stacks, side by side", "asr.stacks._command:main"),
 }
 
