@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 
 from asr.config import Config
+from asr.data.corpus import Corpus
 from asr.data.ledger import Ledger
 from asr.data.manifest import write_manifest
 from asr.data.shard_writer import write_shards
@@ -103,3 +104,13 @@ def rank_1_hangs(say: Say, rank: int, *arguments: Any) -> None:
 
 def rank_1_sums_wrongly(say: Say, rank: int, *arguments: Any) -> None:
     say(3.0 - rank)
+
+
+class FakeCorpus(Corpus):
+    """Utterances of given lengths that hold no audio."""
+
+    def __init__(self, num_samples: list[int]) -> None:
+        self.sample_rate_hz = RATE_HZ
+        self.ids = [f"u{i}" for i in range(len(num_samples))]
+        self.texts = ["abc"] * len(num_samples)
+        self.num_samples = np.array(num_samples)
