@@ -35,7 +35,7 @@ def run_children(work: Work, arguments: Sequence[Sequence[Any]], *, timeout_seco
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     children = [Child() for _ in arguments]
     processes: list[SpawnProcess] = []
-    ends: dict[Connection, int] = {}  # what is still open -> number of the process
+    ends: dict[Any, int] = {}  # what is still open -> number of the process
     for number, values in enumerate(arguments):
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_run, args=(sender, work, values), daemon=True)
@@ -44,9 +44,11 @@ def run_children(work: Work, arguments: Sequence[Sequence[Any]], *, timeout_seco
         processes.append(process)
         ends[receiver] = number
     deadline = time.monotonic() + timeout_seconds
-    while ends and (ready := wait(list(ends), max(0.0, deadline - time.monotonic()))):
+    while ends:
+        ready: list[Any] = wait(list(ends), max(0.0, deadline - time.monotonic()))
+        if not ready:
+            break
         for end in ready:
-            assert isinstance(end, Connection)
             try:
                 children[ends[end]].said.append(end.recv())
             except EOFError:  # it has ended
