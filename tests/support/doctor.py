@@ -113,4 +113,4 @@ class FakeCorpus(Corpus):
         self.sample_rate_hz = RATE_HZ
         self.ids = [f"u{i}" for i in range(len(num_samples))]
         self.texts = ["abc"] * len(num_samples)
-        self.num_samples = np.array(num_samples)
+        self.num_samples = np.array(num_samples, dtype=np.int64)

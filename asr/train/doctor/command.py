@@ -49,7 +49,9 @@ def examine(recipe: Path, overrides: Sequence[str], *, all_audio: bool = False) 
         prepare = _prepare(recipe)
         run = _run_folder(config)
     except ConfigError as error:
-        yield Line("config", Verdict.ERROR, str(error), "see above; `asr check RECIPE` prints the whole configuration")
+        yield Line(
+            "config", Verdict.ERROR, str(error), "mend what is named; `asr check` prints the whole configuration"
+        )
         return
     yield Line("config", Verdict.OK, f"{recipe} {' '.join(overrides)}".rstrip())
     try:
@@ -89,7 +91,7 @@ def _examine(config: Config, prepare: Prepare, run: Path, *, all_audio: bool) ->
         held_out_of,
         open_shards,
     )
-    from asr.train.doctor.device import check_device, check_steps, is_gpu
+    from asr.train.doctor.device import check_batches, check_device, check_steps, is_gpu
     from asr.train.doctor.disk import check_disk
 
     readers, shards = open_shards(config, folders)
@@ -119,8 +121,7 @@ def _examine(config: Config, prepare: Prepare, run: Path, *, all_audio: bool) ->
         return
     on_gpu = is_gpu(config)
     yield check_all_reduce(config, on_gpu=on_gpu)
-    world_size = config.trainer.devices * config.trainer.num_nodes
-    loader, _ = fit._loaders(config, train, validation, tokenizer, world_size)
-    padding = 100 * loader.dataset.plan.padding_share()
-    yield Line("batches", Verdict.OK, f"{len(loader)} steps an epoch, {padding:.1f} % of them padding")
-    yield from check_steps(config, train, validation, tokenizer, speech_model, on_gpu=on_gpu)
+    batches = check_batches(config, train, validation, tokenizer)
+    yield batches
+    if batches.verdict is Verdict.OK:
+        yield from check_steps(config, train, validation, tokenizer, speech_model, on_gpu=on_gpu)

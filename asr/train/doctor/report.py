@@ -38,8 +38,9 @@ class Line:
         assert self.fix or self.verdict is Verdict.OK, self.check
 
     def __str__(self) -> str:
-        rows = [f"{self.verdict:<8}{self.check:<13}{self.message}"]
         margin = " " * 21
+        message = self.message.replace("\n", f"\n{margin}")
+        rows = [f"{self.verdict:<8}{self.check:<13}{message}"]
         rows += [f"{margin}{detail}" for detail in self.details[:SHOWN_DETAILS]]
         if len(self.details) > SHOWN_DETAILS:
             rows.append(f"{margin}and {len(self.details) - SHOWN_DETAILS} more; --json lists them")

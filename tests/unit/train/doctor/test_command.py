@@ -64,3 +64,15 @@ def test_lines_for_people(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
     assert second.startswith("error   config       the an4 corpus is not here")
     assert fix.strip().startswith("fix: ")
     assert counts.endswith("1 ok, 0 warning, 1 error")
+
+
+def test_data_that_cannot_be_prepared(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("defaults: [base, {override /data: an4}, _self_]\n")
+    (tmp_path / "train.py").write_text(
+        "from asr.errors import DataError\ndef prepare(config):\n    raise DataError('a.flac: damaged')\n"
+    )
+    status, (config, line) = doctor(
+        capsys, str(tmp_path), f"data.cache={tmp_path / 'cache'}", f"run_dir={tmp_path}/run"
+    )
+    assert (status, config["verdict"]) == (1, "ok")
+    assert (line["check"], line["verdict"], line["message"]) == ("data", "error", "a.flac: damaged")

@@ -9,12 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr import model
 from asr.data.plan import BatchPlan
+from asr.text.tokenizer import build_tokenizer
 from asr.train.doctor import device
 from asr.train.doctor.child import Child
-from asr.train.doctor.device import check_device, largest_batches, loading_line, memory_line, time_line
+from asr.train.doctor.device import check_batches, check_device, largest_batches, loading_line, memory_line, time_line
 from asr.train.doctor.report import Line, Verdict
-from tests.support.doctor import tiny_config
+from tests.support.doctor import FakeCorpus, tiny_config
 
 GIB = 2**30
 
@@ -72,7 +74,24 @@ def test_devices_that_are_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_device(tiny_config(trainer={"accelerator": "gpu", "devices": 2})).message == "a GPU, 2 of 2"
 
 
-def memory(child: Child, *, available: float = 8 * GIB, **trainer: Any) -> Line:
+@pytest.mark.parametrize(
+    ("lengths", "devices", "message"),
+    [
+        ([16000] * 8, 2, ""),
+        ([16000, 16000 * 7], 1, "the longest utterance has 112000 samples"),
+        ([16000] * 2, 3, "a global batch holds 2 utterances only, 3 ranks share it"),
+        ([], 1, "no utterance is left"),
+    ],
+)
+def test_batches(lengths: list[int], devices: int, message: str) -> None:
+    config = tiny_config(trainer={"devices": devices})
+    corpus, tokenizer = FakeCorpus(lengths), build_tokenizer(config.text, ["abc"])
+    line = check_batches(config, corpus, FakeCorpus([16000]), tokenizer)
+    assert line.verdict is (Verdict.ERROR if message else Verdict.OK)
+    assert (message or "2 steps an epoch, 0.0 % of them padding") in line.message
+
+
+def memory(child: Child, *, available: float = 9 * GIB, **trainer: Any) -> Line:
     return memory_line(tiny_config(data={"batch_seconds": 100.0}, trainer=trainer), child, available)
 
 
@@ -81,10 +100,10 @@ def test_memory_that_is_enough_or_scarce() -> None:
     line = memory(Child(said))
     assert (line.verdict, line.message) == (
         Verdict.OK,
-        "peak 3.00 GiB for 3 x 2.0 s and 1 x 9.0 s; 8.00 GiB there",
+        "peak 3.00 GiB for 3 x 2.0 s and 1 x 9.0 s, in a long run up to about 2.5 times that; 9.00 GiB there",
     )
     line = memory(Child(said), devices=4)  # ranks share a machine's memory
-    assert (line.verdict, line.fix.split(",")[0]) == (Verdict.WARNING, "data.batch_seconds=60")
+    assert (line.verdict, line.fix.split(",")[0]) == (Verdict.WARNING, "data.batch_seconds=27")
     assert "in each of 4 ranks" in line.message
     said[-1] = ("memory", {"peak_bytes": 3 * GIB, "total_bytes": 80 * GIB})  # and have a GPU each
     assert memory(Child(said), available=1.0, devices=4).verdict is Verdict.OK
@@ -112,10 +131,6 @@ def test_a_step_that_cannot_be_taken_is_an_error(child: Child, message: str) -> 
 
 def test_what_is_too_large_is_said_to_be() -> None:
     """An utterance of a year: no machine has room for it, and torch says so."""
-    from asr import model
-    from asr.text.tokenizer import build_tokenizer
-    from tests.support.doctor import FakeCorpus
-
     config = tiny_config(data={"batch_seconds": 1e9, "max_seconds": 1e9})
     corpus = FakeCorpus([3600 * 24 * 365 * 16000])
     tokenizer = build_tokenizer(config.text, ["abc"])

@@ -15,6 +15,11 @@ def test_a_line_has_its_verdict_its_details_and_its_fix() -> None:
     assert (line.to_json()["verdict"], line.to_json()["figures"]) == ("error", {"leaks": 7})
 
 
+def test_a_message_of_several_lines_keeps_to_its_column() -> None:
+    first, second = str(Line("config", Verdict.OK, "one\ntwo")).splitlines()
+    assert first.index("one") == second.index("two")
+
+
 def test_what_is_not_ok_says_how_to_mend_it() -> None:
     assert str(Line("disk", Verdict.OK, "room")) == "ok      disk         room"
     for verdict in (Verdict.WARNING, Verdict.ERROR):
