@@ -22,6 +22,7 @@ COMMANDS = {
     "tune-lm": ("weigh a language model on a development set", "asr.decode.tune_lm:main"),
     "show": ("hear and see what augmentation does to a file", "asr.features.show:main"),
     "launch": ("write or start a training on this machine or a cluster", "asr.launch.command:main"),
+    "doctor": ("examine data, device, memory and time before a training", "asr.train.doctor.command:main"),
     "stack": ("size, cost, look-ahead and memory of stacks, side by side", "asr.stacks._command:main"),
 }
 

@@ -37,6 +37,7 @@ from asr.errors import ConfigError, DataError
 from asr.model import SpeechModel
 from asr.text.tokenizer import Tokenizer, build_tokenizer
 from asr.train.checkpoints import FolderIO, Interrupted, RunCheckpoints
+from asr.train.doctor.start import warn_before_training
 from asr.train.left_out import LeftOut, leave_out
 from asr.train.memory import keep_freed_memory
 from asr.train.progress import ProgressLine
@@ -73,6 +74,7 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
     tokenizer = _tokenizer(config, train_corpus, run)
     speech_model = model.build(config, tokenizer.num_tokens)
     _drop_unusable(config, train_corpus, tokenizer, speech_model, ledger)
+    warn_before_training(config, folders, run, tokenizer, speech_model, train_corpus)
     speech_model.features.fit_normalization(_sample(train_corpus, config.seed, ledger))
 
     world_size = config.trainer.devices * config.trainer.num_nodes

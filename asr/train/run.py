@@ -35,9 +35,7 @@ def train(config: Config, prepare: Prepare) -> Path:
     # Threads that wait for each other sleep: by spinning they take the core that the one they wait for needs, and
     # beside one other busy process a step took eight times as long. OpenMP reads this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    for key in ("train", "validation"):
-        if not getattr(config.data, key):
-            raise ConfigError(f"data.{key}=[]: expected at least one split")
+    _require_splits(config)
     run = _run_folder(config)
     folders = _prepare_once(config, prepare)
     _begin(config, run)
@@ -51,6 +49,12 @@ def train(config: Config, prepare: Prepare) -> Path:
         raise
     leave_group()
     return run
+
+
+def _require_splits(config: Config) -> None:
+    for key in ("train", "validation"):
+        if not getattr(config.data, key):
+            raise ConfigError(f"data.{key}=[]: expected at least one split")
 
 
 def _run_folder(config: Config) -> Path:
