@@ -22,6 +22,7 @@ class Corpus:
     Attributes:
         ids, texts: of each utterance.
         num_samples: (n,) int64.
+        numbers: (n,) int64, the place of each among all that were opened; leaving some out does not change it.
     """
 
     def __init__(self, readers: Sequence[ShardReader], sample_rate_hz: int) -> None:
@@ -31,7 +32,7 @@ class Corpus:
         self.texts = [text for reader in readers for text in reader.texts]
         self.num_samples = np.concatenate([np.asarray(r.num_samples, dtype=np.int64) for r in readers])
         self._starts = list(np.cumsum([0] + [len(reader.ids) for reader in readers]))
-        self._where = np.arange(len(self.ids))
+        self.numbers = np.arange(len(self.ids))
 
     @classmethod
     def open(cls, folders: Sequence[Path], sample_rate_hz: int) -> Corpus:
@@ -63,12 +64,16 @@ class Corpus:
             return self.drop(index, getattr(error, "reason", Reason.UNREADABLE), str(error))
 
     def drop(self, index: int, reason: str, detail: str) -> Drop:
-        """Say why an utterance cannot be used; its source is the folder of shards that has it."""
-        return Drop(self.ids[index], reason, detail, self._place(index)[0].folder.name)
+        """Say why an utterance cannot be used."""
+        return Drop(self.ids[index], reason, detail, self.source(index))
+
+    def source(self, index: int) -> str:
+        """The name of the folder of shards that has an utterance."""
+        return self._place(index)[0].folder.name
 
     def _place(self, index: int) -> tuple[ShardReader, int]:
         """The reader that has an utterance, and which of its utterances it is."""
-        where = int(self._where[index])
+        where = int(self.numbers[index])
         part = bisect.bisect_right(self._starts, where) - 1
         return self.readers[part], where - self._starts[part]
 
@@ -76,7 +81,7 @@ class Corpus:
         """Leave out all utterances but these."""
         self.ids = [self.ids[i] for i in indices]
         self.texts = [self.texts[i] for i in indices]
-        self.num_samples, self._where = self.num_samples[indices], self._where[indices]
+        self.num_samples, self.numbers = self.num_samples[indices], self.numbers[indices]
 
 
 def drop_unusable(
