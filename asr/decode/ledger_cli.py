@@ -16,11 +16,11 @@ from asr.errors import DataError
 from asr.types import Drop, Utterance
 
 if TYPE_CHECKING:
-    from asr.data.corpus import Corpus
     from asr.decode.suspects import Hearing, Losses
 
 LEDGER = "ledger.jsonl"  # in a run folder, and beside folders of shards
 INDENT = " " * 5
+CANDIDATES = 2  # so many times the utterances to be listed are listened to, those with the highest losses
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
         description="List the training utterances whose transcripts are most suspicious, beside what the model hears, "
         "and those that were left out, with reasons.",
         epilog="An utterance is suspicious whose loss per token, averaged over the last epochs of training, is high "
-        "for its length. A typical reason is a transcript that does not fit the audio.",
+        "for its length, and whose transcript is much less likely than what the model hears.",
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder")
     parser.add_argument("--top", type=int, default=100, metavar="N", help="how many to list (100)")
@@ -52,10 +52,12 @@ def main(argv: Sequence[str]) -> int:
     losses = read_losses(options.run)
     drops = read_drops(options.run, [reader.folder for reader in losses.corpus.readers])
     suspects = losses.most_suspicious(options.above).tolist()
-    listed = suspects[: options.top]
+    heard = _hear(options.run, options.device, losses, suspects[: CANDIDATES * options.top])
+    rows = {number: as_row(losses, number, result) for number, result in heard}
+    listed = sorted(rows, key=lambda number: -rows[number]["suspicion"])[: options.top]
+    rows = [rows[number] for number in listed]
     if options.clean:
-        write_clean(options.clean, losses.corpus, listed if options.above is None else suspects)
-    rows = [as_row(losses, number, result) for number, result in _hear(options.run, options.device, losses, listed)]
+        write_clean(options.clean, losses, listed if options.above is None else suspects)
     if options.json:
         whole = {**summary(losses), "suspicious": rows, "left_out": [asdict(drop) for drop in drops]}
         print(json.dumps(whole, ensure_ascii=False, indent=1))
@@ -118,31 +120,34 @@ def as_row(losses: Losses, number: int, result: Hearing | Drop) -> dict[str, Any
         "seconds": round(int(corpus.num_samples[number]) / corpus.sample_rate_hz, 3),
         "loss": round(float(losses.losses[number]), 4),
         "typical_loss": round(float(losses.typical[number]), 4),
-        "score": round(float(losses.scores[number]), 2),
     }
+    excess = row["loss"] - row["typical_loss"]
     if isinstance(result, Drop):
-        return row | {"text": corpus.texts[number], "error": result.detail}
-    return row | asdict(result)
+        return row | {"suspicion": round(excess, 4), "text": corpus.texts[number], "error": result.detail}
+    return row | {"suspicion": round(excess + result.contradiction, 4)} | asdict(result)
 
 
-def write_clean(path: Path, corpus: Corpus, removed: Sequence[int]) -> None:
-    """Write the manifests that the corpus's shards were made from as one, without the utterances in `removed`.
+def write_clean(path: Path, losses: Losses, removed: Sequence[int]) -> None:
+    """Write the manifests that the shards were made from as one, without the utterances in `removed`.
 
     Raises:
         DataError: a manifest is not where the shards are, or nothing would be left.
     """
     from asr.data.manifest import read_manifest, write_manifest
 
+    trained = summary(losses)["utterances"]
+    if len(removed) >= trained:
+        raise DataError(
+            f"{path}: not written: all {trained} utterances would be left out; lower --top or raise --above"
+        )
     kept: list[Utterance] = []
     start = total = 0
-    for reader in corpus.readers:
+    for reader in losses.corpus.readers:
         gone = {reader.ids[number - start] for number in removed if start <= number < start + len(reader)}
         start += len(reader)
         utterances = read_manifest(reader.folder / "manifest.jsonl")
         total += len(utterances)
         kept += [utterance for utterance in utterances if utterance.id not in gone]
-    if not kept:
-        raise DataError(f"{path}: not written: all {total} utterances would be left out; lower --top or raise --above")
     if len({utterance.id for utterance in kept}) < len(kept):  # the same name in two splits
         kept = [replace(utterance, id=str(Path(utterance.audio).with_suffix(""))) for utterance in kept]
     write_manifest(path, kept)
@@ -175,11 +180,11 @@ def print_report(losses: Losses, rows: Sequence[dict[str, Any]], drops: Sequence
 
 
 LEGEND = """\
-most suspicious first. loss: nats per token in training, (in brackets: the median for audio of that length, and how
-many deviations the loss lies above it); contradiction: nats per token by which the model prefers what it hears.
+loss: nats per token in training (in brackets: the median for audio of that length); contradiction: nats per token by
+which the model prefers what it hears. First come those whose loss above the median, plus contradiction, is highest.
 REF: the transcript, HYP: what the model hears, log p: the transcript's tokens where they fit best, mean by word."""
 
 
 def _figures(row: dict[str, Any]) -> str:
-    figures = f"loss {row['loss']:.2f} ({row['typical_loss']:.2f}, {row['score']:.1f})"
+    figures = f"loss {row['loss']:.2f} ({row['typical_loss']:.2f})"
     return figures if "error" in row else f"{figures}, contradiction {row['contradiction']:.2f}"

@@ -24,7 +24,6 @@ from asr.types import Drop
 
 GROUP_UTTERANCES = 50  # an utterance is compared with at least that many of its length
 MAX_GROUPS = 50
-NORMAL_DEVIATIONS = 1.4826  # a normal distribution's standard deviation, in median absolute deviations
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +33,18 @@ class Losses:
     corpus: every utterance that was opened, those left out of training included.
     losses: (n,) nats per token; NaN where training never came to the utterance.
     typical: (n,) median of the losses of utterances of about the same length.
-    scores: (n,) how many deviations a loss lies above that median.
     folder: the checkpoint.
     """
 
     corpus: Corpus
     losses: NDArray[np.float64]
     typical: NDArray[np.float64]
-    scores: NDArray[np.float64]
     folder: Path
 
     def most_suspicious(self, above: float | None = None) -> NDArray[np.int64]:
-        """Utterances that have a loss, maybe only those with more than `above` nats per token; the worst first."""
+        """Utterances that have a loss, or more than `above` nats per token; first those furthest above the typical."""
         counted = np.flatnonzero(~np.isnan(self.losses) if above is None else self.losses > above)
-        return counted[np.argsort(-self.scores[counted], kind="stable")]
+        return counted[np.argsort((self.typical - self.losses)[counted], kind="stable")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,29 +99,26 @@ def read_losses(run: Path) -> Losses:
         raise DataError(f"{', '.join(state['folders'])}: got other utterances than {run} was trained on")
     sums, weights = state["totals"].double().numpy()
     losses = np.where(weights > 0, sums / np.where(weights > 0, weights, 1.0), np.nan)
-    return Losses(corpus, losses, *scored(losses, corpus.num_samples), folder)
+    return Losses(corpus, losses, typical_losses(losses, corpus.num_samples), folder)
 
 
-def scored(losses: NDArray[np.float64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compare each utterance with those of about its length.
+def typical_losses(losses: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The median of each utterance's group of those of about its length.
 
     Args:
         losses: (n,); NaN: none.
         lengths: (n,) of the audio.
 
     Returns:
-        (n,) medians of each one's group, and (n,) scores: deviations above it, a deviation being what would be the
-        standard deviation if the group's median absolute deviation came from normal losses.
+        (n,); NaN where there is no loss.
     """
-    typical, scores = np.full_like(losses, np.nan), np.full_like(losses, np.nan)
+    typical = np.full_like(losses, np.nan)
     counted = np.flatnonzero(~np.isnan(losses))
     by_length = counted[np.argsort(lengths[counted], kind="stable")]
     for group in np.array_split(by_length, np.clip(len(counted) // GROUP_UTTERANCES, 1, MAX_GROUPS)):
         if len(group):
             typical[group] = np.median(losses[group])
-            deviation = NORMAL_DEVIATIONS * np.median(np.abs(losses[group] - typical[group]))
-            scores[group] = (losses[group] - typical[group]) / max(deviation, np.finfo(np.float64).tiny)
-    return typical, scores
+    return typical
 
 
 def hear(recognizer: Recognizer, corpus: Corpus, numbers: Sequence[int]) -> Iterator[Hearing | Drop]:
