@@ -1,14 +1,17 @@
 """Who is suspected, and how a transcript is laid over what the model hears."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from asr.checkpoint import save, write_index
 from asr.data.corpus import required_frames
 from asr.decode import suspects
 from asr.decode.aligned_texts import aligned_lines
 from asr.decode.recognizer import Recognizer
-from asr.decode.suspects import compare, typical_losses
-from asr.errors import DataError
+from asr.decode.suspects import compare, read_losses, typical_losses
+from asr.errors import CheckpointError, DataError
 from tests.support.align import best_path, small_checkpoint
 
 
@@ -56,6 +59,17 @@ def test_what_is_heard_is_not_contradicted() -> None:
     assert hearing.contradiction <= 0.5  # the tokens that were heard may hold spaces that the text has not
     with pytest.raises(DataError, match="the text needs"):
         compare(recognizer, samples[:1600], heard * 10)
+
+
+def test_runs_without_losses_say_so(tmp_path: Path) -> None:
+    made = small_checkpoint()
+    parts = {"weights": made.model.state_dict(), "config": made.config, "tokenizer": made.tokenizer, "provenance": {}}
+    save(tmp_path / "shipped", **parts)
+    save(tmp_path / "former", **parts, trainer={"state_dict": {}})
+    for name, message in (("shipped", "holds no trainer.pt"), ("former", "has no losses by utterance")):
+        write_index(tmp_path, {"last": name})
+        with pytest.raises(CheckpointError, match=f"{tmp_path / name}: {message}"):
+            read_losses(tmp_path)
 
 
 def test_aligned_lines() -> None:
