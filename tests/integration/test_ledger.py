@@ -19,6 +19,7 @@ from asr.decode.suspects import read_losses
 from asr.types import Utterance
 from tests.integration.conftest import Start, finish
 from tests.support import train_tones
+from tests.support.damage import damage
 from tests.support.tones import RATE_HZ, prepare, sing
 
 SWAPPED = (5, 11, 17, 23, 29, 35)  # each of these utterances has the next one's transcript
@@ -115,6 +116,21 @@ def test_wrong_use(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         shards.rename(run.parent / "unused")
     finally:
         (run.parent / "moved").rename(shards)
+
+
+def test_audio_that_cannot_be_read_any_more(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is listed with its loss and the reason; the rest goes on."""
+    tar = run.parent / "train" / "shard-000000.tar"
+    sound = tar.read_bytes()
+    damage(tar.parent, f"train-{SWAPPED[0]:03d}")
+    try:
+        assert main(["ledger", str(run), "--top=6", "--device=cpu"]) == 1
+    finally:
+        tar.write_bytes(sound)
+    shown = capsys.readouterr()
+    assert "not recognised: " in shown.out
+    assert shown.out.count("     HYP:") == 5
+    assert "asr ledger: 1 of 6 utterances could not be recognised" in shown.err
 
 
 def test_two_ranks_have_the_losses_of_one(start: Start, tmp_path: Path) -> None:
