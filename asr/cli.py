@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": ("word and character error rates of a model on a manifest", "asr.decode.evaluate:main"),
     "calibrate": ("make a model's confidences and word times right on a set", "asr.decode.calibrate:main"),
     "align": ("say where each word of a known text was said", "asr.decode.align_cli:main"),
+    "ledger": ("list training utterances that look wrong, and those left out", "asr.decode.ledger_cli:main"),
     "tune-lm": ("weigh a language model on a development set", "asr.decode.tune_lm:main"),
     "show": ("hear and see what augmentation does to a file", "asr.features.show:main"),
     "launch": ("write or start a training on this machine or a cluster", "asr.launch.command:main"),

@@ -52,6 +52,8 @@ class Batch:
     seeds: (B,) int64, one for each (seed, epoch, utterance): the only source of augmentation's randomness.
     ids: the utterances' names; texts: their transcripts. seconds: audio in the batch, padding not counted.
     dropped: utterances of this batch that turned out to be unusable.
+    numbers: (B,) int64, which utterances of the corpus these are (`Corpus.numbers`), 0 for a stand-in; None where
+        nobody asks.
     """
 
     audio: Tensor
@@ -63,6 +65,7 @@ class Batch:
     texts: tuple[str, ...]
     seconds: float
     dropped: tuple[Drop, ...] = ()
+    numbers: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on `device`; the copy is asynchronous where memory is pinned."""
@@ -73,8 +76,9 @@ class Batch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        names = ("audio", "audio_lengths", "targets", "target_lengths", "seeds")
-        return replace(self, **{name: function(getattr(self, name)) for name in names})
+        names = ("audio", "audio_lengths", "targets", "target_lengths", "seeds", "numbers")
+        tensors = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: function(tensor) for name, tensor in tensors.items() if tensor is not None})
 
 
 @dataclass(frozen=True, slots=True)

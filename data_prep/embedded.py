@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -122,7 +122,9 @@ def speak(engine: Hibari, line: Line, sample_rate_hz: int) -> NDArray[np.float32
     return speak_and_cut(engine, line, sample_rate_hz)[0]
 
 
-def speak_and_cut(engine: Hibari, line: Line, sample_rate_hz: int) -> tuple[NDArray[np.float32], int]:
+def speak_and_cut(
+    engine: Callable[..., NDArray[np.float32]], line: Line, sample_rate_hz: int
+) -> tuple[NDArray[np.float32], int]:
     """`speak`, and how many samples of silence were cut off before its first one."""
     random = np.random.default_rng(line.seed)
     rate = line.voice.rate * random.uniform(1 - RATE_JITTER, 1 + RATE_JITTER)

@@ -22,6 +22,7 @@ class Corpus:
     Attributes:
         ids, texts: of each utterance.
         num_samples: (n,) int64.
+        numbers: (n,) int64, the place of each among all that were opened; leaving some out does not change it.
     """
 
     def __init__(self, readers: Sequence[ShardReader], sample_rate_hz: int) -> None:
@@ -31,7 +32,7 @@ class Corpus:
         self.texts = [text for reader in readers for text in reader.texts]
         self.num_samples = np.concatenate([np.asarray(r.num_samples, dtype=np.int64) for r in readers])
         self._starts = list(np.cumsum([0] + [len(reader.ids) for reader in readers]))
-        self._where = np.arange(len(self.ids))
+        self.numbers = np.arange(len(self.ids))
 
     @classmethod
     def open(cls, folders: Sequence[Path | str], sample_rate_hz: int) -> Corpus:
@@ -54,7 +55,7 @@ class Corpus:
     @property
     def parts(self) -> NDArray[np.int64]:
         """(n,) the number of the reader that has each utterance."""
-        return np.searchsorted(self._starts, self._where, side="right") - 1
+        return np.searchsorted(self._starts, self.numbers, side="right") - 1
 
     @property
     def seconds(self) -> float:
@@ -91,12 +92,16 @@ class Corpus:
         return [found[k] for k in range(len(indices))]
 
     def drop(self, index: int, reason: str, detail: str) -> Drop:
-        """Say why an utterance cannot be used; its source is the folder of shards that has it."""
-        return Drop(self.ids[index], reason, detail, self._place(index)[0].name)
+        """Say why an utterance cannot be used."""
+        return Drop(self.ids[index], reason, detail, self.source(index))
+
+    def source(self, index: int) -> str:
+        """The name of the folder of shards that has an utterance."""
+        return self._place(index)[0].name
 
     def _place(self, index: int) -> tuple[ShardReader, int]:
         """The reader that has an utterance, and which of its utterances it is."""
-        where = int(self._where[index])
+        where = int(self.numbers[index])
         part = bisect.bisect_right(self._starts, where) - 1
         return self.readers[part], where - self._starts[part]
 
@@ -104,7 +109,7 @@ class Corpus:
         """Leave out all utterances but these."""
         self.ids = [self.ids[i] for i in indices]
         self.texts = [self.texts[i] for i in indices]
-        self.num_samples, self._where = self.num_samples[indices], self._where[indices]
+        self.num_samples, self.numbers = self.num_samples[indices], self.numbers[indices]
 
 
 def drop_unusable(

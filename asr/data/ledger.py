@@ -47,7 +47,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._reasons: dict[tuple[str, str], Reason] = {}  # (source, id) -> reason
+        self._drops: dict[tuple[str, str], Drop] = {}  # by (source, id)
         self._bytes = self._lines = 0  # read or written so far
         if path.exists():
             with path.open("rb") as handle:
@@ -68,7 +68,8 @@ class Ledger:
                 with suppress(OSError):  # some network file systems have no locks: a line may be there twice then
                     fcntl.flock(handle, fcntl.LOCK_EX)
                 rest = self._catch_up(handle)
-                if self._reasons.get((drop.source, drop.id)) is reason:
+                known = self._drops.get((drop.source, drop.id))
+                if known is not None and known.reason == reason:
                     return False
                 if rest:
                     handle.truncate(self._bytes)
@@ -78,19 +79,24 @@ class Ledger:
         self._enter(line)
         return True
 
+    @property
+    def drops(self) -> list[Drop]:
+        """What is in the ledger, each utterance once, in the order in which they came."""
+        return list(self._drops.values())
+
     def counts(self) -> dict[Reason, int]:
         """Reason -> utterances, the commonest first."""
-        return dict(Counter(self._reasons.values()).most_common())
+        return dict(Counter(Reason(drop.reason) for drop in self._drops.values()).most_common())
 
     def summary(self) -> str:
         """One line such as `3 too_long, 1 truncated (ledger.jsonl)`; `none` if there are none."""
-        if not self._reasons:
+        if not self._drops:
             return "none"
         return ", ".join(f"{count} {reason}" for reason, count in self.counts().items()) + f" ({self.path})"
 
     def __len__(self) -> int:
         """Utterances in the ledger."""
-        return len(self._reasons)
+        return len(self._drops)
 
     def _catch_up(self, handle: BinaryIO) -> bytes:
         """Take in the lines that are new in the file; gives what comes after the last line's end."""
@@ -107,7 +113,8 @@ class Ledger:
             return
         try:
             entry = json.loads(line)
-            self._reasons[str(entry.get("source", "")), str(entry["id"])] = Reason(entry["reason"])
+            name, source, detail = str(entry["id"]), str(entry.get("source", "")), str(entry.get("detail", ""))
+            self._drops[source, name] = Drop(name, Reason(entry["reason"]).value, detail, source)
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise DataError(
                 f"{self.path}:{self._lines}: not a ledger line: got {line.rstrip()[:80]!r}, expected "

@@ -85,11 +85,12 @@ class BatchDataset(Dataset[Batch | Unreachable]):
         num_items = max(1, len(items))
         audio = np.zeros((num_items, longest), dtype=np.float32)
         padded = np.zeros((num_items, max((len(ids) for ids in targets), default=0)), dtype=np.int64)
-        audio_lengths, target_lengths, seeds = np.zeros((3, num_items), dtype=np.int64)
-        for row, (_, samples, seed) in enumerate(items):
+        audio_lengths, target_lengths, seeds, numbers = np.zeros((4, num_items), dtype=np.int64)
+        for row, (index, samples, seed) in enumerate(items):
             audio[row, : len(samples)] = samples
             padded[row, : len(targets[row])] = targets[row]
             audio_lengths[row], target_lengths[row], seeds[row] = len(samples), len(targets[row]), seed
+            numbers[row] = self.corpus.numbers[index]
         return Batch(
             audio=torch.from_numpy(audio),
             audio_lengths=torch.from_numpy(audio_lengths),
@@ -100,6 +101,7 @@ class BatchDataset(Dataset[Batch | Unreachable]):
             texts=texts,
             seconds=float(audio_lengths.sum()) / self.corpus.sample_rate_hz,
             dropped=dropped,
+            numbers=torch.from_numpy(numbers),
         )
 
 

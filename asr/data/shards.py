@@ -48,6 +48,8 @@ class ShardReader:
 
     Attributes:
         name: the last part of the folder's name.
+        location: the folder as an absolute path, or the URL.
+        folder: the same where it is of this machine, else None.
         ids, texts, speakers: of each utterance.
         num_samples, offset, size: (n,) int64; the last two say where the flac lies in its tar, in bytes.
         shard: (n,) int32, the number of that tar.
@@ -62,6 +64,8 @@ class ShardReader:
         headers = []
         self._store, indexes = _open_store(folder)
         self.name = str(folder).rstrip("/").rpartition("/")[2]
+        self.folder = _local_folder(folder)
+        self.location = str(folder if self.folder is None else self.folder.absolute())
         for number, (header, rows) in enumerate(indexes):
             headers.append(header)
             for row in rows:
@@ -103,6 +107,11 @@ class ShardReader:
             spans.append(Span(f"{shard_name(int(self.shard[index]))}.tar", start, size))
         parts = self._store.read_spans(spans)
         return [self._checked(index, part) for index, part in zip(indices, parts, strict=True)]
+
+    def heads(self, indices: Sequence[int], size: int) -> Sequence[bytes | DataError]:
+        """The first `size` bytes of some utterances' flac files, unchecked; raises as `read_many`."""
+        spans = [Span(f"{shard_name(int(self.shard[i]))}.tar", int(self.offset[i]), size) for i in indices]
+        return self._store.read_spans(spans)
 
     def audio(self, index: int) -> NDArray[np.float32]:
         """Decode one utterance: (N,) float32 in [-1, 1].
@@ -204,13 +213,20 @@ class LocalFolder:
 
 def _open_store(folder: Path | str) -> tuple[Store, list[Index]]:
     """Where the shards lie, and the index of each, checked against the sizes of the tars."""
-    address = str(folder)
-    if "://" in address and not address.startswith("file://"):
-        remote = RemoteFolder(address)
+    local = _local_folder(folder)
+    if local is None:
+        remote = RemoteFolder(str(folder))
         return remote, _remote_indexes(remote)
-    local = Path(address.removeprefix("file://"))
     indexes = [read_index(path) for path in _index_files(local)]
     return LocalFolder(local, [f"{shard_name(number)}.tar" for number in range(len(indexes))]), indexes
+
+
+def _local_folder(folder: Path | str) -> Path | None:
+    """The folder, or None if that is a URL of another machine."""
+    address = str(folder)
+    if "://" in address and not address.startswith("file://"):
+        return None
+    return Path(address.removeprefix("file://"))
 
 
 def _remote_indexes(remote: RemoteFolder) -> list[Index]:

@@ -31,6 +31,7 @@ from asr.data.ledger import Ledger
 from asr.data.loader import BatchDataset, BatchLoader
 from asr.data.mixture import Mixture
 from asr.data.plan import BatchPlan
+from asr.data.utterance_losses import UtteranceLosses
 from asr.decode.evaluate import evaluate_corpus, print_report
 from asr.decode.recognizer import Recognizer
 from asr.errors import ConfigError, DataError
@@ -43,6 +44,7 @@ from asr.train.memory import keep_freed_memory
 from asr.train.progress import ProgressLine
 from asr.train.ranks import global_rank
 from asr.train.task import CtcTask
+from asr.train.utterance_losses import KeepUtteranceLosses
 from asr.types import Drop
 
 NORMALIZATION_UTTERANCES = 1000  # enough for a mean and variance of each bin to three digits
@@ -104,6 +106,7 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
     )
 
     callbacks = [
+        KeepUtteranceLosses(UtteranceLosses(train_corpus)),  # first, so that checkpoints hold each step's
         RunCheckpoints(run, every_steps=config.trainer.checkpoint_every_steps, keep_last=config.trainer.keep_last),
         ProgressLine(config.trainer.log_every_steps),
         LeftOut(ledger),

@@ -54,6 +54,7 @@ class CtcTask(lightning.LightningModule):
         set_vanishing_regularizer(model, optim.vanishing_regularizer)
         self.average = WeightAverage(model, optim.ema_decay) if optim.ema_decay else None
         self.edits = [Edits(), Edits()]  # of the running validation: words, characters
+        self.losses: Tensor = torch.zeros(0)  # (B,) of the last training step, by utterance
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
@@ -81,6 +82,7 @@ class CtcTask(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         log_probs, lengths = self.model(batch.audio, batch.audio_lengths, batch.seeds)
         losses = ctc_loss(log_probs, lengths, batch.targets, batch.target_lengths)
+        self.losses = losses.detach()
         total = losses.masked_fill(lengths == 0, 0.0).sum()  # an item of no frames is a stand-in
         num_tokens = sum_over_ranks(batch.target_lengths.sum()).clamp(min=1)
         return total * world_size() / num_tokens  # DDP takes the mean over ranks

@@ -25,12 +25,13 @@ EPOCHS = 4  # 9 steps each
 
 
 def final_state(run: Path) -> dict[str, torch.Tensor]:
-    """Everything that training leaves: weights in use, raw weights, and the optimiser's moments."""
+    """Everything that training leaves: weights in use, raw weights, the optimiser's moments, utterances' losses."""
     folder = run / checkpoint.read_index(run)["last"]
     checkpoint.verify(folder)
     state = torch.load(folder / "trainer.pt", weights_only=True)
     tensors = {f"use {name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
     tensors |= {f"raw {name}": tensor for name, tensor in state["state_dict"].items()}
+    tensors["losses by utterance"] = state["utterance_losses"]["totals"]
     for index, moments in state["optimizer_states"][0]["state"].items():
         tensors |= {f"{index} {name}": value for name, value in moments.items() if isinstance(value, torch.Tensor)}
     return tensors

@@ -8,10 +8,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from typing import NamedTuple
 
-from asr.data.shards import ShardReader, shard_name
+from asr.data.shards import ShardReader
 from asr.errors import DataError
 from asr.train.doctor.report import Line, Verdict
 
@@ -41,7 +40,7 @@ class Recording(NamedTuple):
         return " ".join(self.reader.texts[self.place].casefold().split())
 
     def __str__(self) -> str:
-        return f"{self.reader.folder.name} {self.id}"
+        return f"{self.reader.name} {self.id}"
 
 
 def recordings(readers: Iterable[ShardReader]) -> list[Recording]:
@@ -124,23 +123,22 @@ def sample_hashes(entries: Sequence[Recording]) -> list[bytes]:
     """A hash of the samples of each; empty for one that cannot be read, which another check names."""
     hashes = [b""] * len(entries)
 
-    def tar(position: int) -> tuple[int, int]:
-        return id(entries[position].reader), int(entries[position].reader.shard[entries[position].place])
-
-    for _, group in groupby(sorted(range(len(entries)), key=tar), key=tar):
-        positions = list(group)
-        first = entries[positions[0]]
-        path = first.reader.folder / f"{shard_name(int(first.reader.shard[first.place]))}.tar"
-        with path.open("rb") as handle:
-            for position in positions:
-                handle.seek(int(entries[position].reader.offset[entries[position].place]))
-                header = handle.read(MD5_END)
-                stated = header[MD5_START:MD5_END]
-                if header.startswith(MAGIC) and len(stated) == len(NO_MD5) and stated != NO_MD5:
-                    hashes[position] = stated
-                else:
-                    hashes[position] = _hash_of_samples(entries[position])
+    by_reader: defaultdict[ShardReader, list[int]] = defaultdict(list)
+    for position, entry in enumerate(entries):
+        by_reader[entry.reader].append(position)
+    for reader, positions in by_reader.items():
+        heads = reader.heads([entries[position].place for position in positions], MD5_END)
+        for position, header in zip(positions, heads, strict=True):
+            hashes[position] = _stated_md5(header) or _hash_of_samples(entries[position])
     return hashes
+
+
+def _stated_md5(header: bytes | DataError) -> bytes:
+    """The hash of its samples that a flac file carries; empty if it carries none."""
+    if isinstance(header, DataError) or not header.startswith(MAGIC):
+        return b""
+    stated = header[MD5_START:MD5_END]
+    return stated if len(stated) == len(NO_MD5) and stated != NO_MD5 else b""
 
 
 def _hash_of_samples(entry: Recording) -> bytes:

@@ -36,7 +36,7 @@ _FIXES = {
 }
 
 
-def open_shards(config: Config, folders: Mapping[str, Path]) -> tuple[dict[str, ShardReader], Line]:
+def open_shards(config: Config, folders: Mapping[str, Path | str]) -> tuple[dict[str, ShardReader], Line]:
     """Read every index of every split, each compared with its tar; gives the splits that are whole."""
     data = config.data
     readers: dict[str, ShardReader] = {}
@@ -89,7 +89,7 @@ def check_rates(config: Config, readers: Mapping[str, ShardReader]) -> Line:
     wrong = [reader for reader in readers.values() if reader.sample_rate_hz != wanted]
     if wrong:
         fix = f"prepare the data again at data.sample_rate_hz={wanted}, or set data.sample_rate_hz to the shards' rate"
-        details = tuple(f"{reader.folder}: {reader.sample_rate_hz} Hz" for reader in wrong)
+        details = tuple(f"{reader.location}: {reader.sample_rate_hz} Hz" for reader in wrong)
         return Line("rates", Verdict.ERROR, f"shards of another rate than {wanted} Hz", fix, details)
     sources: Counter[tuple[str, int]] = Counter()
     for name, reader in readers.items():
@@ -104,7 +104,7 @@ def check_rates(config: Config, readers: Mapping[str, ShardReader]) -> Line:
     return Line("rates", Verdict.OK, f"shards at {wanted} Hz; recordings looked at: {'; '.join(counted)}")
 
 
-def _source_rates(folder: Path) -> list[int]:
+def _source_rates(folder: Path | None) -> list[int]:
     """Rates of some of the recordings that shards were made from, as far as these are at hand."""
     utterances = _manifest(folder)
     rates = []
@@ -116,9 +116,11 @@ def _source_rates(folder: Path) -> list[int]:
     return rates
 
 
-def _manifest(folder: Path) -> list[Utterance]:
-    path = folder / MANIFEST
-    return read_manifest(path) if path.is_file() else []
+def _manifest(folder: Path | None) -> list[Utterance]:
+    """The manifest that shards were made from, if it lies beside them on this machine."""
+    if folder is None or not (folder / MANIFEST).is_file():
+        return []
+    return read_manifest(folder / MANIFEST)
 
 
 def check_utterances(config: Config, corpus: Corpus, tokenizer: Tokenizer, model: SpeechModel) -> Line:
@@ -197,6 +199,8 @@ def _located(readers: Mapping[str, ShardReader], found: Sequence[UnknownCharacte
         folder = readers[name].folder
         if name not in lines:
             lines[name] = {utterance.id: line for line, utterance in enumerate(_manifest(folder), 1)}
-        place = f"{folder / MANIFEST}:{lines[name][id_]} ({id_})" if id_ in lines[name] else f"{name} {id_}"
+        place = (
+            f"{readers[name].location}/{MANIFEST}:{lines[name][id_]} ({id_})" if id_ in lines[name] else f"{name} {id_}"
+        )
         rows.append(str(UnknownCharacter(one.character, one.count, place)))
     return rows

@@ -19,6 +19,7 @@ from asr.config import Config, from_yaml, to_yaml
 from asr.data.corpus import Corpus
 from asr.data.loader import BatchDataset
 from asr.data.plan import BatchPlan
+from asr.data.remote import Unreachable
 from asr.errors import ConfigError
 from asr.model import SpeechModel
 from asr.text.tokenizer import Tokenizer
@@ -87,19 +88,13 @@ def largest_batches(plan: BatchPlan, *, world_size: int = 1, slowest_speed: floa
         world_size: ranks that share a batch.
         slowest_speed: speed perturbation lengthens audio by 1 / this.
     """
-    ascending = plan.num_samples[plan.by_length]
+    batches = plan.batches(1)
     worst = (1 + plan.jitter) / (1 - plan.jitter)
-    starts, ends = np.array(plan.bounds[:-1]), np.array(plan.bounds[1:])
-    longest = np.minimum(ascending[-1], np.floor(ascending[ends - 1] * worst).astype(np.int64))
-    cost = -(-(ends - starts) // world_size) * longest
-    places = dict.fromkeys([int(np.argmax(cost)), len(starts) - 1])
-    return [
-        Shape(
-            plan.by_length[starts[place] : ends[place]][::world_size].tolist(),
-            math.ceil(longest[place] / slowest_speed),
-        )
-        for place in places
-    ]
+    tops = np.array([plan.num_samples[batch].max() for batch in batches])
+    longest = np.minimum(plan.num_samples.max(), np.floor(tops * worst).astype(np.int64))
+    cost = -(-np.array([len(batch) for batch in batches]) // world_size) * longest
+    places = dict.fromkeys([int(np.argmax(cost)), int(np.argmax(tops))])
+    return [Shape(batches[place][::world_size].tolist(), math.ceil(longest[place] / slowest_speed)) for place in places]
 
 
 def check_steps(
@@ -244,17 +239,24 @@ def _full_batch(corpus: Corpus, shape: Shape, tokenizer: Tokenizer) -> Batch:
     )
 
 
+def _load(dataset: BatchDataset, epoch: int, step: int) -> Batch:
+    batch = dataset[epoch, step]
+    if isinstance(batch, Unreachable):
+        raise batch
+    return batch
+
+
 def _time(
     dataset: BatchDataset, validation: BatchDataset, task: CtcTask, step: Callable[[Batch], None], device: torch.device
 ) -> dict[str, float]:
     """Mean seconds to load a batch and to take its step, and seconds of a validation."""
     by_cost = np.argsort([int(dataset.plan.num_samples[batch].sum()) for batch in dataset.plan.batches(1)])
     places = np.unique(((np.arange(TIMED_STEPS) + 0.5) / TIMED_STEPS * len(by_cost)).astype(int))
-    step(dataset[1, int(by_cost[places[0]])])  # compiled loops and kernels are made and chosen here
+    step(_load(dataset, 1, int(by_cost[places[0]])))  # compiled loops and kernels are made and chosen here
     load_seconds, compute_seconds, begin = [], [], time.perf_counter()
     for place in np.random.default_rng(0).permutation(places):
         start = time.perf_counter()
-        batch = dataset[1, int(by_cost[place])]
+        batch = _load(dataset, 1, int(by_cost[place]))
         loaded = time.perf_counter()
         step(batch)
         load_seconds.append(loaded - start)
@@ -265,7 +267,7 @@ def _time(
     start = time.perf_counter()
     task.eval()
     with torch.no_grad():
-        task.validation_step(validation[0, len(validation) // 2].to(device), 0)
+        task.validation_step(_load(validation, 0, len(validation) // 2).to(device), 0)
     share = int(validation.plan.num_samples[middle].sum()) / int(validation.plan.num_samples.sum())
     return {
         "load_seconds": float(np.mean(load_seconds)),

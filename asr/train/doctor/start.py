@@ -19,7 +19,12 @@ from asr.train.ranks import global_rank
 
 
 def warn_before_training(
-    config: Config, folders: Mapping[str, Path], run: Path, tokenizer: Tokenizer, model: SpeechModel, train: Corpus
+    config: Config,
+    folders: Mapping[str, Path | str],
+    run: Path,
+    tokenizer: Tokenizer,
+    model: SpeechModel,
+    train: Corpus,
 ) -> None:
     """Print what is not in order, on stderr, on one rank, and go on. `train` has lost what cannot be used by now."""
     if global_rank(config.trainer.devices):
@@ -32,7 +37,12 @@ def warn_before_training(
 
 
 def _lines(
-    config: Config, folders: Mapping[str, Path], run: Path, tokenizer: Tokenizer, model: SpeechModel, train: Corpus
+    config: Config,
+    folders: Mapping[str, Path | str],
+    run: Path,
+    tokenizer: Tokenizer,
+    model: SpeechModel,
+    train: Corpus,
 ) -> list[Line]:
     readers, shards = open_shards(config, folders)
     held_out = held_out_of(config, readers)
