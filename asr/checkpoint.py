@@ -114,7 +114,7 @@ def load(path: str | Path) -> Checkpoint:
     folder = find(Path(path))
     verify(folder)
     config = from_yaml((folder / CONFIG).read_text(), source=str(folder / CONFIG))
-    tokenizer = tokenizer_from_json((folder / TOKENIZER).read_text())
+    tokenizer = read_tokenizer(folder)
     model = speech_model.build(config, tokenizer.num_tokens)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
@@ -122,6 +122,11 @@ def load(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{folder / WEIGHTS}: the weights do not fit the model in {CONFIG}: {error}") from error
     provenance = json.loads((folder / PROVENANCE).read_text())
     return Checkpoint(model.eval(), config, tokenizer, provenance, folder, read_calibration(folder))
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint folder."""
+    return tokenizer_from_json((folder / TOKENIZER).read_text())
 
 
 def read_calibration(folder: Path) -> Calibration | None:

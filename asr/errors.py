@@ -17,5 +17,9 @@ class CheckpointError(AsrError):
     """A checkpoint is missing, damaged, or of another make."""
 
 
+class TrainingError(AsrError):
+    """A training cannot go on."""
+
+
 class NotStreamable(AsrError):
     """The model needs the whole utterance; the message says why and which stack streams instead."""

@@ -86,6 +86,30 @@ class FolderIO(CheckpointIO):
         shutil.rmtree(path)
 
 
+def newest_sound(run: Path, *, quiet: bool = False) -> Path | None:
+    """The newest checkpoint of a run of which every byte is as it was written; None if the run has no checkpoint.
+
+    Args:
+        run: the run folder.
+        quiet: do not name on stderr those that are damaged.
+
+    Raises:
+        CheckpointError: all of them are damaged.
+    """
+    index = read_index(run)
+    names = list(dict.fromkeys([index["last"], *reversed(index.get("kept", []))])) if "last" in index else []
+    for name in names:
+        try:
+            verify(run / name)
+            return run / name
+        except CheckpointError as error:
+            if not quiet:
+                print(f"{error}; the one before is taken, if there is one", file=sys.stderr, flush=True)
+    if names:
+        raise CheckpointError(f"{run}: all {len(names)} checkpoints are damaged; begin anew in another run_dir")
+    return None
+
+
 class RunCheckpoints(lightning.Callback):
     """Saves at each epoch's end, every n steps if asked, and when a signal asks to stop; keeps the best and the last.
 

@@ -18,6 +18,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from numpy.typing import NDArray
@@ -34,11 +35,12 @@ from asr.data.plan import BatchPlan
 from asr.data.utterance_losses import UtteranceLosses
 from asr.decode.evaluate import evaluate_corpus, print_report
 from asr.decode.recognizer import Recognizer
-from asr.errors import ConfigError, DataError
+from asr.errors import DataError
 from asr.model import SpeechModel
 from asr.text.tokenizer import Tokenizer, build_tokenizer
-from asr.train.checkpoints import FolderIO, Interrupted, RunCheckpoints
+from asr.train.checkpoints import FolderIO, Interrupted, RunCheckpoints, newest_sound
 from asr.train.doctor.start import warn_before_training
+from asr.train.guard import SkippedSteps
 from asr.train.left_out import LeftOut, leave_out
 from asr.train.memory import keep_freed_memory
 from asr.train.progress import ProgressLine
@@ -67,20 +69,23 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
     Raises:
         ConfigError, DataError: the data or a setting cannot be used; nothing has been trained.
     """
-    _set_up_process(config)
+    set_up_process(config)
     ledger = Ledger(run / "ledger.jsonl")
     train_corpus = Corpus.open([folders[name] for name in config.data.train], config.data.sample_rate_hz)
     validation = Corpus.open([folders[name] for name in config.data.validation], config.data.sample_rate_hz)
 
     torch.manual_seed(config.seed)
-    tokenizer = _tokenizer(config, train_corpus, run)
+    resume_from = newest_sound(run, quiet=bool(_rank(config))) if config.resume else None
+    if config.resume and resume_from is None and not _rank(config):
+        print(f"resume=true: {run} holds no checkpoint; training begins at step 0", file=sys.stderr)
+    tokenizer = make_tokenizer(config, train_corpus, resume_from)
     speech_model = model.build(config, tokenizer.num_tokens)
     _drop_unusable(config, train_corpus, tokenizer, speech_model, ledger)
     warn_before_training(config, folders, run, tokenizer, speech_model, train_corpus)
     speech_model.features.fit_normalization(_sample(train_corpus, config.seed, ledger))
 
     world_size = config.trainer.devices * config.trainer.num_nodes
-    loaders = _loaders(config, train_corpus, validation, tokenizer, world_size)
+    loaders = make_loaders(config, train_corpus, validation, tokenizer, world_size)
     steps_per_epoch = len(loaders[0])
     total_steps = steps_per_epoch * config.trainer.max_epochs
     if config.trainer.max_steps is not None:
@@ -107,15 +112,13 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
 
     callbacks = [
         KeepUtteranceLosses(UtteranceLosses(train_corpus)),  # first, so that checkpoints hold each step's
+        SkippedSteps(run, every_steps=config.trainer.log_every_steps, most_in_a_row=config.trainer.max_skipped_steps),
         RunCheckpoints(run, every_steps=config.trainer.checkpoint_every_steps, keep_last=config.trainer.keep_last),
+        SkippedSteps(run, every_steps=config.trainer.log_every_steps, most_in_a_row=config.trainer.max_skipped_steps),
         ProgressLine(config.trainer.log_every_steps),
         LeftOut(ledger),
     ]
     trainer = _trainer(config, run, task, tokenizer, callbacks)
-    index = checkpoint.read_index(run) if config.resume else {}
-    resume_from = run / index["last"] if "last" in index else None
-    if config.resume and resume_from is None and not _rank(config):
-        print(f"resume=true: {run} holds no checkpoint; training begins at step 0", file=sys.stderr)
     try:
         trainer.fit(task, loaders[0], loaders[1], ckpt_path=resume_from)
     except Interrupted as stopped:
@@ -143,7 +146,7 @@ def _test(config: Config, folders: Mapping[str, Path | str], run: Path, ledger: 
     print(f"run folder: {run}")
 
 
-def _set_up_process(config: Config) -> None:
+def set_up_process(config: Config) -> None:
     """Threads, determinism, and warnings that say nothing to a user."""
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
@@ -164,10 +167,10 @@ def _rank(config: Config) -> int:
     return global_rank(config.trainer.devices)
 
 
-def _tokenizer(config: Config, corpus: Corpus, run: Path) -> Tokenizer:
-    """Built from the training transcripts, or, resuming, the run's own."""
-    if config.resume and checkpoint.read_index(run):
-        return checkpoint.load(run).tokenizer
+def make_tokenizer(config: Config, corpus: Corpus, resume_from: Path | None) -> Tokenizer:
+    """Built from the training transcripts, or the one of the checkpoint that the run goes on from."""
+    if resume_from is not None:
+        return checkpoint.read_tokenizer(resume_from)
     return build_tokenizer(config.text, corpus.texts)
 
 
@@ -204,7 +207,7 @@ def _sample(corpus: Corpus, seed: int, ledger: Ledger) -> Iterator[NDArray[np.fl
         raise DataError(f"none of {len(order)} training utterances can be read; {ledger.path} says why")
 
 
-def _loaders(
+def make_loaders(
     config: Config, train: Corpus, validation: Corpus, tokenizer: Tokenizer, world_size: int
 ) -> tuple[BatchLoader, BatchLoader]:
     data, rank = config.data, _rank(config)
@@ -218,12 +221,6 @@ def _loaders(
         sorta_grad=data.sorta_grad,
         mixture=_mixture(config, train),
     )
-    smallest = min(len(batch) for batch in plan.batches(0))
-    if smallest < world_size:
-        raise ConfigError(
-            f"data.batch_seconds={data.batch_seconds}: a global batch holds {smallest} utterances only, "
-            f"{world_size} ranks share it; raise data.batch_seconds or lower data.max_seconds"
-        )
     longest = int(validation.num_samples.max())
     validation_plan = BatchPlan(
         validation.num_samples,
@@ -281,12 +278,15 @@ def _trainer(
             "metrics": {name: float(value) for name, value in task.trainer.callback_metrics.items()},
         }
 
+    plugins: list[Any] = [FolderIO(task, config, tokenizer, provenance)]
+    if SLURMEnvironment.detect():  # its requeueing would save checkpoints of its own; ours is in the job's script
+        plugins.append(SLURMEnvironment(auto_requeue=False))
     return lightning.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=strategy if several else "auto",
-        precision="bf16-mixed" if _bf16(settings.precision, on_gpu) else 32,
+        precision="bf16-mixed" if uses_bf16(settings.precision, on_gpu) else 32,
         max_epochs=settings.max_epochs,
         max_steps=settings.max_steps or -1,
         check_val_every_n_epoch=settings.validate_every_epochs,
@@ -294,7 +294,7 @@ def _trainer(
         log_every_n_steps=settings.log_every_steps,
         logger=[TensorBoardLogger(run, name="tensorboard", version=""), CSVLogger(run, name="metrics", version="")],
         callbacks=callbacks,
-        plugins=[FolderIO(task, config, tokenizer, provenance)],
+        plugins=plugins,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -303,7 +303,7 @@ def _trainer(
     )
 
 
-def _bf16(precision: str, on_gpu: bool) -> bool:
+def uses_bf16(precision: str, on_gpu: bool) -> bool:
     """Whether to compute in bf16: where asked, or by itself where the device has instructions for it."""
     if precision != "auto":
         return precision == "bf16"

@@ -83,7 +83,7 @@ class ProgressLine(lightning.Callback):
     def _figures(self, trainer: lightning.Trainer) -> dict[str, float]:
         elapsed = time.perf_counter() - self.start
         return {
-            "train/loss": float(torch.stack(self.losses).mean()),
+            "train/loss": float(torch.stack(self.losses).nanmean()),
             "train/audio_hours_per_hour": self.seconds * trainer.world_size / elapsed,
             "train/waiting_share": self.waited / elapsed,
             "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],

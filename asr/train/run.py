@@ -35,9 +35,9 @@ def train(config: Config, prepare: Prepare) -> Path:
     # Threads that wait for each other sleep: by spinning they take the core that the one they wait for needs, and
     # beside one other busy process a step took eight times as long. OpenMP reads this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    _require_splits(config)
-    run = _run_folder(config)
-    folders = _prepare_once(config, prepare)
+    require_splits(config)
+    run = run_folder(config)
+    folders = prepare_once(config, prepare)
     _begin(config, run)
     from asr.train.fit import fit  # torch and Lightning, some seconds
 
@@ -51,13 +51,13 @@ def train(config: Config, prepare: Prepare) -> Path:
     return run
 
 
-def _require_splits(config: Config) -> None:
+def require_splits(config: Config) -> None:
     for key in ("train", "validation"):
         if not getattr(config.data, key):
             raise ConfigError(f"data.{key}=[]: expected at least one split")
 
 
-def _run_folder(config: Config) -> Path:
+def run_folder(config: Config) -> Path:
     """Choose the run folder, one for all ranks."""
     if config.run_dir is not None:
         run = config.run_dir
@@ -96,7 +96,7 @@ def _make_folder(key: str, folder: Path) -> None:
         raise ConfigError(f"{key}={folder}: the folder cannot be made: {error.strerror}; choose another one") from error
 
 
-def _prepare_once(config: Config, prepare: Prepare) -> Mapping[str, Path | str]:
+def prepare_once(config: Config, prepare: Prepare) -> Mapping[str, Path | str]:
     """Prepare the data; of several ranks on a machine the first does it and the others find it done."""
     _make_folder("data.cache", config.data.cache)
     with (config.data.cache / ".lock").open("w") as lock:

@@ -17,6 +17,7 @@ from asr.nn.distributed import sum_over_ranks, world_size
 from asr.nn.vanishing import set_vanishing_regularizer
 from asr.text.tokenizer import Tokenizer
 from asr.train.average import WeightAverage
+from asr.train.guard import StepGuard
 from asr.train.schedule import learning_rate
 from asr.types import Batch
 
@@ -53,6 +54,7 @@ class CtcTask(lightning.LightningModule):
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
         set_vanishing_regularizer(model, optim.vanishing_regularizer)
         self.average = WeightAverage(model, optim.ema_decay) if optim.ema_decay else None
+        self.guard = StepGuard(model)
         self.edits = [Edits(), Edits()]  # of the running validation: words, characters
         self.losses: Tensor = torch.zeros(0)  # (B,) of the last training step, by utterance
 
@@ -64,8 +66,9 @@ class CtcTask(lightning.LightningModule):
             {"params": others, "weight_decay": 0.0},
         ]
         if self.optim.name == "sgd":
+            momentum = self.optim.momentum
             return torch.optim.SGD(
-                groups, lr=self.optim.learning_rate, momentum=self.optim.momentum, nesterov=self.optim.momentum > 0
+                groups, lr=self.optim.learning_rate, momentum=momentum, nesterov=momentum > 0, fused=True
             )
         return torch.optim.AdamW(groups, lr=self.optim.learning_rate, betas=self.optim.betas, fused=True)
 
@@ -80,6 +83,7 @@ class CtcTask(lightning.LightningModule):
         self.model.stack.set_epoch(self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.guard.begin()
         log_probs, lengths = self.model(batch.audio, batch.audio_lengths, batch.seeds)
         losses = ctc_loss(log_probs, lengths, batch.targets, batch.target_lengths)
         self.losses = losses.detach()
@@ -89,8 +93,11 @@ class CtcTask(lightning.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         # Lightning's own refuses fused optimisers; ours needs no unscaling, as bf16 needs no loss scale.
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
         if self.optim.gradient_clip:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.gradient_clip)
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.optim.gradient_clip, norm)
+        self.guard.end(optimizer, norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

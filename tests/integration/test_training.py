@@ -106,6 +106,28 @@ def test_killed_and_resumed_equals_uninterrupted(start: Start, uninterrupted: Pa
     assert_same(run, uninterrupted)
 
 
+def test_a_damaged_checkpoint_is_passed_over(start: Start, uninterrupted: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    overrides = [f"run_dir={run}", f"trainer.max_epochs={EPOCHS}", "trainer.checkpoint_every_steps=2"]
+    process = start(overrides)
+    deadline = time.monotonic() + 120
+    while len(checkpoint.read_index(run).get("kept", [])) < 2:
+        assert time.monotonic() < deadline, "no second checkpoint came"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    finish(process, 128 + signal.SIGTERM)
+    index = checkpoint.read_index(run)
+    weights = run / index["last"] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])  # cut off, as by a full disk
+    before = index["kept"][-2]
+    output = finish(start([*overrides, "resume=true"]))
+    assert f"{weights}: damaged" in output
+    assert before != index["last"]
+    assert_same(run, uninterrupted)
+    for kept in checkpoint.read_index(run)["kept"]:
+        checkpoint.verify(run / kept)
+
+
 def wait_for_checkpoint(run: Path) -> None:
     deadline = time.monotonic() + 120
     while not checkpoint.read_index(run).get("last"):

@@ -11,8 +11,9 @@ from pathlib import Path
 from asr.config import Config, load
 from asr.errors import AsrError, ConfigError
 from asr.messages import STATUS_ERROR
+from asr.train.checkpoints import newest_sound
 from asr.train.doctor.report import Line, Verdict, worst
-from asr.train.run import Prepare, _prepare_once, _require_splits, _run_folder
+from asr.train.run import Prepare, prepare_once, require_splits, run_folder
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,9 +46,9 @@ def examine(recipe: Path, overrides: Sequence[str], *, all_audio: bool = False) 
     """One line after the other, as each check ends; stops where the next checks have nothing to look at."""
     try:
         config = load(recipe, overrides)
-        _require_splits(config)
+        require_splits(config)
         prepare = _prepare(recipe)
-        run = _run_folder(config)
+        run = run_folder(config)
     except ConfigError as error:
         yield Line(
             "config", Verdict.ERROR, str(error), "mend what is named; `asr check` prints the whole configuration"
@@ -73,7 +74,7 @@ def _prepare(recipe: Path) -> Prepare:
 
 
 def _examine(config: Config, prepare: Prepare, run: Path, *, all_audio: bool) -> Iterator[Line]:
-    folders = _prepare_once(config, prepare)
+    folders = prepare_once(config, prepare)
 
     import torch  # and Lightning: seconds, and needed from here on
 
@@ -106,7 +107,7 @@ def _examine(config: Config, prepare: Prepare, run: Path, *, all_audio: bool) ->
     train = Corpus([readers[name] for name in config.data.train], config.data.sample_rate_hz)
     validation = Corpus([readers[name] for name in config.data.validation], config.data.sample_rate_hz)
     torch.manual_seed(config.seed)
-    tokenizer = fit._tokenizer(config, train, run)
+    tokenizer = fit.make_tokenizer(config, train, newest_sound(run, quiet=True) if config.resume else None)
     speech_model = model.build(config, tokenizer.num_tokens)
     yield check_characters(tokenizer, readers)
     yield check_rare_characters(tokenizer, train_readers)

@@ -65,7 +65,7 @@ def check_batches(config: Config, train: Corpus, validation: Corpus, tokenizer: 
     """Plan the batches, as training does: every utterance fits one, and every rank gets a share of each."""
     world_size = config.trainer.devices * config.trainer.num_nodes
     try:
-        loader, _ = fit._loaders(config, train, validation, tokenizer, world_size)
+        loader, _ = fit.make_loaders(config, train, validation, tokenizer, world_size)
     except ConfigError as error:
         return Line("batches", Verdict.ERROR, str(error), "the setting that the message names")
     padding = 100 * loader.dataset.plan.padding_share()
@@ -182,10 +182,10 @@ def take_steps(
 ) -> None:
     """Say `shape`, `memory` and `time`, or `out of memory`, or `failed`, each with its value."""
     config = from_yaml(yaml, source="doctor")
-    fit._set_up_process(config)
+    fit.set_up_process(config)
     device = torch.device("cuda" if on_gpu else "cpu")
     world_size = config.trainer.devices * config.trainer.num_nodes
-    loader, validation_loader = fit._loaders(config, train, validation, tokenizer, world_size)
+    loader, validation_loader = fit.make_loaders(config, train, validation, tokenizer, world_size)
     total_steps = len(loader) * config.trainer.max_epochs
     if config.trainer.max_steps is not None:
         total_steps = min(total_steps, config.trainer.max_steps)
@@ -194,7 +194,7 @@ def take_steps(
             model, tokenizer, config.optim, seed=config.seed, steps_per_epoch=len(loader), total_steps=total_steps
         ).to(device)
         optimizer = task.configure_optimizers()
-        bf16 = fit._bf16(config.trainer.precision, on_gpu)
+        bf16 = fit.uses_bf16(config.trainer.precision, on_gpu)
 
         def step(batch: Batch) -> None:
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
