@@ -30,6 +30,9 @@ class BatchPlan:
         shuffle: False keeps the order by length in every epoch (evaluation).
         mixture: which utterances an epoch has, and how often; None: each one once.
 
+    Attributes:
+        longest: samples of the longest item that each of `sorted_batches` has in any epoch.
+
     Raises:
         ConfigError: an utterance alone is longer than `batch_samples`, or there is none.
     """
@@ -57,7 +60,9 @@ class BatchPlan:
         # A mixture draws other utterances in each epoch; sorted, they are nowhere longer than the longest it may draw.
         longest = self.num_samples if mixture is None else mixture.longest
         worst = (1 + self.jitter) / (1 - self.jitter)  # how much longer than its place in the order an item can be
-        self.bounds = _bounds(np.sort(longest), int(batch_samples / worst), max_items)
+        ascending = np.sort(longest)
+        self.bounds = _bounds(ascending, int(batch_samples / worst), max_items)
+        self.longest: NDArray[np.int64] = ascending[np.array(self.bounds[1:]) - 1]
 
     @property
     def repeats(self) -> bool:
@@ -70,21 +75,29 @@ class BatchPlan:
 
     def batches(self, epoch: int) -> list[NDArray[np.int64]]:
         """The global batches of an epoch, each an array of utterance indices, shortest first."""
-        drawn = np.arange(len(self.num_samples)) if self.mixture is None else self.mixture.draw(epoch)
-        num_samples = self.num_samples[drawn]
         if not self.shuffle or (self.sorta_grad and epoch == 0):
-            return self._cut(drawn[np.argsort(num_samples, kind="stable")])
+            return self.sorted_batches(epoch)
+        drawn = self._drawn(epoch)
+        num_samples = self.num_samples[drawn]
         random = np.random.default_rng((self.seed, epoch))
         factors = random.uniform(1 - self.jitter, 1 + self.jitter, len(drawn))
         ties = random.random(len(drawn))  # equal lengths are common; they must not keep their order
         batches = self._cut(drawn[np.lexsort((ties, num_samples * factors))])
         return [batches[i] for i in random.permutation(len(batches))]
 
+    def sorted_batches(self, epoch: int) -> list[NDArray[np.int64]]:
+        """The same number of batches, cut at the same places from the epoch's utterances by their lengths."""
+        drawn = self._drawn(epoch)
+        return self._cut(drawn[np.argsort(self.num_samples[drawn], kind="stable")])
+
     def padding_share(self, epoch: int = 1) -> float:
         """Share of an epoch's samples that is padding, in [0, 1)."""
         batches = self.batches(epoch)
         padded = sum(len(batch) * int(self.num_samples[batch].max()) for batch in batches)
         return 1.0 - sum(int(self.num_samples[batch].sum()) for batch in batches) / padded
+
+    def _drawn(self, epoch: int) -> NDArray[np.int64]:
+        return np.arange(len(self.num_samples)) if self.mixture is None else self.mixture.draw(epoch)
 
     def _cut(self, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         return [order[a:b] for a, b in zip(self.bounds[:-1], self.bounds[1:], strict=True)]

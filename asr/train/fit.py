@@ -35,7 +35,7 @@ from asr.data.plan import BatchPlan
 from asr.data.utterance_losses import UtteranceLosses
 from asr.decode.evaluate import evaluate_corpus, print_report
 from asr.decode.recognizer import Recognizer
-from asr.errors import DataError
+from asr.errors import ConfigError, DataError
 from asr.model import SpeechModel
 from asr.text.tokenizer import Tokenizer, build_tokenizer
 from asr.train.checkpoints import FolderIO, Interrupted, RunCheckpoints, newest_sound
@@ -221,6 +221,12 @@ def make_loaders(
         sorta_grad=data.sorta_grad,
         mixture=_mixture(config, train),
     )
+    smallest = int(np.diff(plan.bounds).min())
+    if smallest < world_size:
+        raise ConfigError(
+            f"data.batch_seconds={data.batch_seconds}: a global batch holds {smallest} utterances only, "
+            f"{world_size} ranks share it; raise data.batch_seconds or lower data.max_seconds"
+        )
     longest = int(validation.num_samples.max())
     validation_plan = BatchPlan(
         validation.num_samples,

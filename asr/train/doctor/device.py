@@ -88,12 +88,11 @@ def largest_batches(plan: BatchPlan, *, world_size: int = 1, slowest_speed: floa
         world_size: ranks that share a batch.
         slowest_speed: speed perturbation lengthens audio by 1 / this.
     """
-    batches = plan.batches(1)
+    batches = plan.sorted_batches(1)
     worst = (1 + plan.jitter) / (1 - plan.jitter)
-    tops = np.array([plan.num_samples[batch].max() for batch in batches])
-    longest = np.minimum(plan.num_samples.max(), np.floor(tops * worst).astype(np.int64))
+    longest = np.minimum(plan.longest[-1], np.floor(plan.longest * worst).astype(np.int64))
     cost = -(-np.array([len(batch) for batch in batches]) // world_size) * longest
-    places = dict.fromkeys([int(np.argmax(cost)), int(np.argmax(tops))])
+    places = dict.fromkeys([int(np.argmax(cost)), len(batches) - 1])
     return [Shape(batches[place][::world_size].tolist(), math.ceil(longest[place] / slowest_speed)) for place in places]
 
 
