@@ -11,7 +11,6 @@ the splits in `names`, with absolute paths to their audio. What cannot be used i
 from __future__ import annotations
 
 import hashlib
-import os
 import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from types import ModuleType
 
 from asr.config import Config
 from asr.config.schema import Data
+from asr.cores import num_cores
 from asr.data.ledger import Ledger
 from asr.data.manifest import write_manifest
 from asr.data.progress import progress_bar
@@ -120,7 +120,7 @@ def _folder(data: Data, version: int) -> Path:
 
 
 def _write_split(folder: Path, utterances: Sequence[Utterance], data: Data, ledger: Ledger) -> None:
-    workers = len(os.sched_getaffinity(0))
+    workers = num_cores()
     with progress_bar(f"{data.corpus} {folder.name}", len(utterances)) as progress:
         write_shards(
             utterances, folder, sample_rate_hz=data.sample_rate_hz, ledger=ledger, workers=workers, progress=progress

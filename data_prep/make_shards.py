@@ -10,11 +10,11 @@ given again. Utterances that cannot be used stand in OUT/ledger.jsonl.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from asr.cores import num_cores
 from asr.data.ledger import Ledger
 from asr.data.manifest import read_manifest
 from asr.data.progress import progress_bar
@@ -79,7 +79,7 @@ def _run(options: argparse.Namespace) -> None:
         if options.engine == "ray":
             make_with_ray(folder, numbers, workers=options.workers, progress=progress)
         else:
-            workers = options.workers or (1 if options.share else len(os.sched_getaffinity(0)))
+            workers = options.workers or (1 if options.share else num_cores())
             make_shards(folder, numbers, workers=workers, progress=progress)
     if options.share:
         print(f"{folder}: {len(numbers)} of {plan.num_shards} shards are done")

@@ -260,6 +260,11 @@ class Trainer(Section):
     )
     deterministic: bool = Field(default=False, description="refuse operations that are not reproducible bit for bit")
 
+    @property
+    def world_size(self) -> int:
+        """Ranks of all nodes."""
+        return self.devices * self.num_nodes
+
 
 class Endpoint(Section):
     """When a stream's segment ends (Kaldi's rules), if it is asked for segments."""

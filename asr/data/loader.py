@@ -105,6 +105,13 @@ class BatchDataset(Dataset[Batch | Unreachable]):
         )
 
 
+def reached(item: Batch | Unreachable) -> Batch:
+    """An item of a `BatchDataset` that is a batch; raises the one that is an error."""
+    if isinstance(item, Unreachable):
+        raise item
+    return item
+
+
 def utterance_seed(seed: int, epoch: int, utterance_id: str, times_before: int = 0) -> int:
     """A 63-bit number that depends on nothing but its arguments; the same on every rank, worker and machine.
 
@@ -161,9 +168,8 @@ class BatchLoader:
             prefetch_factor=4 if self.num_workers else None,
             pin_memory=self.pin_memory,
         )
-        for step, batch in enumerate(loader, start):
-            if isinstance(batch, Unreachable):
-                raise batch
+        for step, item in enumerate(loader, start):
+            batch = reached(item)
             self.position = Position(epoch=epoch, consumed=step + 1)
             yield batch
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from asr.config import Config, load, presets
+from asr.cores import num_cores
 from asr.errors import ConfigError
 from asr.launch.settings import KEYS, Cluster, Kubernetes, Local, Torchrun, load_cluster
 from asr.messages import did_you_mean
@@ -71,7 +71,7 @@ class Job:
 
     def _threads(self) -> int:
         """Of each rank; with the data workers no more than its cores."""
-        cores = self.cluster.cpus_per_rank or len(os.sched_getaffinity(0)) // self.cluster.ranks
+        cores = self.cluster.cpus_per_rank or num_cores() // self.cluster.ranks
         return self.config.trainer.threads or max(1, min(4, cores - self.config.data.num_workers))
 
 

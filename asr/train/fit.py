@@ -27,7 +27,8 @@ import asr
 from asr import checkpoint, model
 from asr.audio import augment
 from asr.config import Config
-from asr.data.corpus import Corpus, drop_unusable
+from asr.cores import num_cores
+from asr.data.corpus import Corpus
 from asr.data.ledger import Ledger
 from asr.data.loader import BatchDataset, BatchLoader
 from asr.data.mixture import Mixture
@@ -41,7 +42,7 @@ from asr.text.tokenizer import Tokenizer, build_tokenizer
 from asr.train.checkpoints import FolderIO, Interrupted, RunCheckpoints, newest_sound
 from asr.train.doctor.start import warn_before_training
 from asr.train.guard import SkippedSteps
-from asr.train.left_out import LeftOut, leave_out
+from asr.train.left_out import LeftOut, drop_untrainable, leave_out
 from asr.train.memory import keep_freed_memory
 from asr.train.progress import ProgressLine
 from asr.train.ranks import global_rank
@@ -81,23 +82,12 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
     tokenizer = make_tokenizer(config, train_corpus, resume_from)
     speech_model = model.build(config, tokenizer.num_tokens)
     _drop_unusable(config, train_corpus, tokenizer, speech_model, ledger)
-    warn_before_training(config, folders, run, tokenizer, speech_model, train_corpus)
+    warn_before_training(config, folders, run, tokenizer, speech_model, train_corpus, validation)
     speech_model.features.fit_normalization(_sample(train_corpus, config.seed, ledger))
 
-    world_size = config.trainer.devices * config.trainer.num_nodes
-    loaders = make_loaders(config, train_corpus, validation, tokenizer, world_size)
+    loaders = make_loaders(config, train_corpus, validation, tokenizer, config.trainer.world_size)
     steps_per_epoch = len(loaders[0])
-    total_steps = steps_per_epoch * config.trainer.max_epochs
-    if config.trainer.max_steps is not None:
-        total_steps = min(total_steps, config.trainer.max_steps)
-    task = CtcTask(
-        speech_model,
-        tokenizer,
-        config.optim,
-        seed=config.seed,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
-    )
+    task = make_task(config, speech_model, tokenizer, steps_per_epoch=steps_per_epoch)
     _describe(
         config,
         run,
@@ -107,7 +97,7 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
         validation,
         loaders[0].dataset.plan,
         steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
+        total_steps=task.total_steps,
     )
 
     callbacks = [
@@ -151,7 +141,7 @@ def set_up_process(config: Config) -> None:
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     elif "OMP_NUM_THREADS" not in os.environ:  # which torch has followed already
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        cores = num_cores()
         # A step's products are small: two threads are 1.7 times as fast as one, and more than four wait for each other.
         torch.set_num_threads(max(1, min(4, cores // config.trainer.devices)))
     keep_freed_memory()
@@ -177,14 +167,7 @@ def make_tokenizer(config: Config, corpus: Corpus, resume_from: Path | None) -> 
 def _drop_unusable(
     config: Config, corpus: Corpus, tokenizer: Tokenizer, speech_model: SpeechModel, ledger: Ledger
 ) -> None:
-    drops = drop_unusable(
-        corpus,
-        encode=tokenizer.encode,
-        frame_count=speech_model.frame_count,
-        min_seconds=config.data.min_seconds,
-        max_seconds=config.data.max_seconds,
-        fastest_speed=max(config.augment.speeds),
-    )
+    drops = drop_untrainable(config, corpus, tokenizer, speech_model)
     for drop in drops:
         ledger.add(drop)
     if drops and not _rank(config):
@@ -205,6 +188,27 @@ def _sample(corpus: Corpus, seed: int, ledger: Ledger) -> Iterator[NDArray[np.fl
             yield audio
     if len(order) and not usable:
         raise DataError(f"none of {len(order)} training utterances can be read; {ledger.path} says why")
+
+
+def make_task(config: Config, speech_model: SpeechModel, tokenizer: Tokenizer, *, steps_per_epoch: int) -> CtcTask:
+    """The model's training, with its length in steps."""
+    total_steps = steps_per_epoch * config.trainer.max_epochs
+    if config.trainer.max_steps is not None:
+        total_steps = min(total_steps, config.trainer.max_steps)
+    return CtcTask(
+        speech_model,
+        tokenizer,
+        config.optim,
+        seed=config.seed,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+
+
+def on_gpu(config: Config) -> bool:
+    """Whether training will be on GPUs."""
+    accelerator = config.trainer.accelerator
+    return accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
 
 
 def make_loaders(
@@ -267,10 +271,10 @@ def _trainer(
     config: Config, run: Path, task: CtcTask, tokenizer: Tokenizer, callbacks: list[lightning.Callback]
 ) -> lightning.Trainer:
     settings = config.trainer
-    on_gpu = settings.accelerator == "gpu" or (settings.accelerator == "auto" and torch.cuda.is_available())
-    several = settings.devices * settings.num_nodes > 1
+    gpu = on_gpu(config)
+    several = settings.world_size > 1
     strategy = DDPStrategy(
-        process_group_backend="nccl" if on_gpu else "gloo", broadcast_buffers=False, gradient_as_bucket_view=True
+        process_group_backend="nccl" if gpu else "gloo", broadcast_buffers=False, gradient_as_bucket_view=True
     )
 
     def provenance() -> dict[str, Any]:
@@ -288,11 +292,11 @@ def _trainer(
     if SLURMEnvironment.detect():  # its requeueing would save checkpoints of its own; ours is in the job's script
         plugins.append(SLURMEnvironment(auto_requeue=False))
     return lightning.Trainer(
-        accelerator="gpu" if on_gpu else "cpu",
+        accelerator="gpu" if gpu else "cpu",
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=strategy if several else "auto",
-        precision="bf16-mixed" if uses_bf16(settings.precision, on_gpu) else 32,
+        precision="bf16-mixed" if uses_bf16(settings.precision, gpu) else 32,
         max_epochs=settings.max_epochs,
         max_steps=settings.max_steps or -1,
         check_val_every_n_epoch=settings.validate_every_epochs,

@@ -7,7 +7,11 @@ from typing import Any
 
 import lightning
 
+from asr.config import Config
+from asr.data.corpus import Corpus, drop_unusable
 from asr.data.ledger import Ledger
+from asr.model import SpeechModel
+from asr.text.tokenizer import Tokenizer
 from asr.types import Batch, Drop
 
 
@@ -17,6 +21,18 @@ def leave_out(ledger: Ledger, drop: Drop) -> None:
         print(
             f"left out {drop.id} of {drop.source}: {drop.reason}; {ledger.path} says why", file=sys.stderr, flush=True
         )
+
+
+def drop_untrainable(config: Config, corpus: Corpus, tokenizer: Tokenizer, model: SpeechModel) -> list[Drop]:
+    """Take out of `corpus` what `config` cannot train on; gives what was taken out, and why."""
+    return drop_unusable(
+        corpus,
+        encode=tokenizer.encode,
+        frame_count=model.frame_count,
+        min_seconds=config.data.min_seconds,
+        max_seconds=config.data.max_seconds,
+        fastest_speed=max(config.augment.speeds),
+    )
 
 
 class LeftOut(lightning.Callback):

@@ -37,7 +37,7 @@ def check_all_reduce(
         work: what each rank does; `sum_over_ranks`.
     """
     trainer = config.trainer
-    if trainer.devices * trainer.num_nodes == 1:
+    if trainer.world_size == 1:
         return Line("all-reduce", Verdict.OK, "one device: nothing to sum over")
     # One GPU cannot be two ranks of NCCL; the ranks of several nodes meet over the network that gloo takes too.
     backend, ranks = ("nccl", trainer.devices) if on_gpu and trainer.devices > 1 else ("gloo", max(2, trainer.devices))

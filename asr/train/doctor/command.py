@@ -92,7 +92,7 @@ def _examine(config: Config, prepare: Prepare, run: Path, *, all_audio: bool) ->
         held_out_of,
         open_shards,
     )
-    from asr.train.doctor.device import check_batches, check_device, check_steps, is_gpu
+    from asr.train.doctor.device import check_batches, check_device, check_steps
     from asr.train.doctor.disk import check_disk
 
     readers, shards = open_shards(config, folders)
@@ -120,7 +120,7 @@ def _examine(config: Config, prepare: Prepare, run: Path, *, all_audio: bool) ->
     yield device
     if device.verdict is Verdict.ERROR or rates.verdict is Verdict.ERROR:
         return
-    on_gpu = is_gpu(config)
+    on_gpu = fit.on_gpu(config)
     yield check_all_reduce(config, on_gpu=on_gpu)
     batches = check_batches(config, train, validation, tokenizer)
     yield batches

@@ -11,7 +11,7 @@ import numpy as np
 from asr.audio.header import AudioError
 from asr.audio.io import audio_info
 from asr.config import Config
-from asr.data.corpus import Corpus, drop_unusable
+from asr.data.corpus import Corpus
 from asr.data.ledger import Reason
 from asr.data.manifest import read_manifest
 from asr.data.shards import ShardReader
@@ -19,6 +19,7 @@ from asr.errors import DataError
 from asr.model import SpeechModel
 from asr.text.tokenizer import Tokenizer, UnknownCharacter, unknown_characters
 from asr.train.doctor.report import Line, Verdict, lost
+from asr.train.left_out import drop_untrainable
 from asr.types import Drop, Utterance
 
 DECODED = 1000  # utterances of each split, spread over it, unless every one is asked for
@@ -36,12 +37,22 @@ _FIXES = {
 }
 
 
-def open_shards(config: Config, folders: Mapping[str, Path | str]) -> tuple[dict[str, ShardReader], Line]:
-    """Read every index of every split, each compared with its tar; gives the splits that are whole."""
+def open_shards(
+    config: Config, folders: Mapping[str, Path | str], opened: Mapping[str, ShardReader] | None = None
+) -> tuple[dict[str, ShardReader], Line]:
+    """Read every index of every split, each compared with its tar; gives the splits that are whole.
+
+    Args:
+        config: names the splits.
+        folders: where each is.
+        opened: those that have been read already.
+    """
     data = config.data
-    readers: dict[str, ShardReader] = {}
+    readers: dict[str, ShardReader] = dict(opened or {})
     faults: list[str] = []
     for name in dict.fromkeys([*data.train, *data.validation, *data.test]):
+        if name in readers:
+            continue
         try:
             readers[name] = ShardReader(folders[name])
         except DataError as error:
@@ -126,14 +137,7 @@ def _manifest(folder: Path | None) -> list[Utterance]:
 def check_utterances(config: Config, corpus: Corpus, tokenizer: Tokenizer, model: SpeechModel) -> Line:
     """Take out of `corpus` what training would leave out, and count it by reason."""
     total = len(corpus)
-    drops = drop_unusable(
-        corpus,
-        encode=tokenizer.encode,
-        frame_count=model.frame_count,
-        min_seconds=config.data.min_seconds,
-        max_seconds=config.data.max_seconds,
-        fastest_speed=max(config.augment.speeds),
-    )
+    drops = drop_untrainable(config, corpus, tokenizer, model)
     counts = Counter(Reason(drop.reason) for drop in drops)
     if not drops:
         milliseconds = 1000 * model.frame_seconds

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from asr.config import Config, from_yaml, to_yaml
+from asr.cores import num_cores
 from asr.data.corpus import Corpus
-from asr.data.loader import BatchDataset
+from asr.data.loader import BatchDataset, reached
 from asr.data.plan import BatchPlan
-from asr.data.remote import Unreachable
 from asr.errors import ConfigError
 from asr.model import SpeechModel
 from asr.text.tokenizer import Tokenizer
@@ -40,16 +40,11 @@ CPU_GROWTH = 2.5
 SMALLER = "data.batch_seconds={seconds:.0f}, a lower data.max_seconds, or a smaller model"
 
 
-def is_gpu(config: Config) -> bool:
-    """Whether training will be on GPUs."""
-    return config.trainer.accelerator == "gpu" or (config.trainer.accelerator == "auto" and torch.cuda.is_available())
-
-
 def check_device(config: Config) -> Line:
     """See whether this machine has the devices that are configured."""
     wanted = config.trainer.devices
-    if not is_gpu(config):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    if not fit.on_gpu(config):
+        cores = num_cores()
         message = f"CPU, {cores} cores for {wanted} rank{'s' if wanted > 1 else ''}"
         if wanted > cores:
             return Line("device", Verdict.WARNING, f"{message}: they wait for each other", f"trainer.devices={cores}")
@@ -63,7 +58,7 @@ def check_device(config: Config) -> Line:
 
 def check_batches(config: Config, train: Corpus, validation: Corpus, tokenizer: Tokenizer) -> Line:
     """Plan the batches, as training does: every utterance fits one, and every rank gets a share of each."""
-    world_size = config.trainer.devices * config.trainer.num_nodes
+    world_size = config.trainer.world_size
     try:
         loader, _ = fit.make_loaders(config, train, validation, tokenizer, world_size)
     except ConfigError as error:
@@ -159,7 +154,7 @@ def time_line(config: Config, figures: dict[str, float], *, on_gpu: bool) -> Lin
     steps, steps_per_epoch = int(figures["total_steps"]), int(figures["steps_per_epoch"])
     validations = steps // steps_per_epoch // config.trainer.validate_every_epochs
     seconds = steps * step + validations * figures["validation_seconds"]
-    devices = config.trainer.devices * config.trainer.num_nodes
+    devices = config.trainer.world_size
     hours = seconds * devices / 3600
     message = (
         f"about {duration(seconds)}, {hours:.2g} {'GPU' if on_gpu else 'CPU'}-hours: {steps} steps of {step:.2g} s, "
@@ -183,15 +178,10 @@ def take_steps(
     config = from_yaml(yaml, source="doctor")
     fit.set_up_process(config)
     device = torch.device("cuda" if on_gpu else "cpu")
-    world_size = config.trainer.devices * config.trainer.num_nodes
+    world_size = config.trainer.world_size
     loader, validation_loader = fit.make_loaders(config, train, validation, tokenizer, world_size)
-    total_steps = len(loader) * config.trainer.max_epochs
-    if config.trainer.max_steps is not None:
-        total_steps = min(total_steps, config.trainer.max_steps)
     try:
-        task = CtcTask(
-            model, tokenizer, config.optim, seed=config.seed, steps_per_epoch=len(loader), total_steps=total_steps
-        ).to(device)
+        task = fit.make_task(config, model, tokenizer, steps_per_epoch=len(loader)).to(device)
         optimizer = task.configure_optimizers()
         bf16 = fit.uses_bf16(config.trainer.precision, on_gpu)
 
@@ -213,7 +203,7 @@ def take_steps(
             say(("shape", f"{len(shape.items)} x {seconds:.1f} s of audio"))
             step(_full_batch(train, shape, tokenizer))
         say(("memory", _peak_memory(on_gpu)))
-        figures = {"total_steps": total_steps, "steps_per_epoch": len(loader)}
+        figures = {"total_steps": task.total_steps, "steps_per_epoch": len(loader)}
         say(("time", figures | _time(loader.dataset, validation_loader.dataset, task, step, device)))
         say(("memory", _peak_memory(on_gpu)))  # other lengths leave gaps between what is kept
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is one of them
@@ -238,24 +228,17 @@ def _full_batch(corpus: Corpus, shape: Shape, tokenizer: Tokenizer) -> Batch:
     )
 
 
-def _load(dataset: BatchDataset, epoch: int, step: int) -> Batch:
-    batch = dataset[epoch, step]
-    if isinstance(batch, Unreachable):
-        raise batch
-    return batch
-
-
 def _time(
     dataset: BatchDataset, validation: BatchDataset, task: CtcTask, step: Callable[[Batch], None], device: torch.device
 ) -> dict[str, float]:
     """Mean seconds to load a batch and to take its step, and seconds of a validation."""
     by_cost = np.argsort([int(dataset.plan.num_samples[batch].sum()) for batch in dataset.plan.batches(1)])
     places = np.unique(((np.arange(TIMED_STEPS) + 0.5) / TIMED_STEPS * len(by_cost)).astype(int))
-    step(_load(dataset, 1, int(by_cost[places[0]])))  # compiled loops and kernels are made and chosen here
+    step(reached(dataset[1, int(by_cost[places[0]])]))  # compiled loops and kernels are made and chosen here
     load_seconds, compute_seconds, begin = [], [], time.perf_counter()
     for place in np.random.default_rng(0).permutation(places):
         start = time.perf_counter()
-        batch = _load(dataset, 1, int(by_cost[place]))
+        batch = reached(dataset[1, int(by_cost[place])])
         loaded = time.perf_counter()
         step(batch)
         load_seconds.append(loaded - start)
@@ -266,7 +249,7 @@ def _time(
     start = time.perf_counter()
     task.eval()
     with torch.no_grad():
-        task.validation_step(_load(validation, 0, len(validation) // 2).to(device), 0)
+        task.validation_step(reached(validation[0, len(validation) // 2]).to(device), 0)
     share = int(validation.plan.num_samples[middle].sum()) / int(validation.plan.num_samples.sum())
     return {
         "load_seconds": float(np.mean(load_seconds)),

@@ -25,26 +25,14 @@ def warn_before_training(
     tokenizer: Tokenizer,
     model: SpeechModel,
     train: Corpus,
+    validation: Corpus,
 ) -> None:
     """Print what is not in order, on stderr, on one rank, and go on. `train` has lost what cannot be used by now."""
     if global_rank(config.trainer.devices):
         return
-    wrong = [line for line in _lines(config, folders, run, tokenizer, model, train) if line.verdict != Verdict.OK]
-    for line in wrong:
-        print(line, file=sys.stderr)
-    if wrong:
-        print(f"`asr doctor recipes/{config.recipe or 'RECIPE'} ...` looks closer", file=sys.stderr, flush=True)
-
-
-def _lines(
-    config: Config,
-    folders: Mapping[str, Path | str],
-    run: Path,
-    tokenizer: Tokenizer,
-    model: SpeechModel,
-    train: Corpus,
-) -> list[Line]:
-    readers, shards = open_shards(config, folders)
+    names = [*config.data.train, *config.data.validation]
+    opened = dict(zip(names, [*train.readers, *validation.readers], strict=True))
+    readers, shards = open_shards(config, folders, opened)
     held_out = held_out_of(config, readers)
     total = sum(map(len, train.readers))
     lines = [
@@ -60,4 +48,8 @@ def _lines(
         lines.append(check_disk(config, run, sum(p.numel() for p in model.parameters())))
     except AsrError as error:
         lines.append(Line("disk", Verdict.ERROR, str(error), "choose another run_dir"))
-    return lines
+    wrong = [line for line in lines if line.verdict != Verdict.OK]
+    for line in wrong:
+        print(line, file=sys.stderr)
+    if wrong:
+        print(f"`asr doctor recipes/{config.recipe or 'RECIPE'} ...` looks closer", file=sys.stderr, flush=True)
