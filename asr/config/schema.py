@@ -249,6 +249,11 @@ class Trainer(Section):
     threads: NonNegativeInt = Field(
         default=0, description="CPU threads of each rank; 0: chosen from the cores and the model"
     )
+    pieces: PositiveInt = Field(
+        default=1,
+        description="parts in which each rank works through its share of a global batch, one after another: the same"
+        " step in less memory, but batch norm has each part's statistics",
+    )
     validate_every_epochs: PositiveInt = 1
     checkpoint_every_steps: NonNegativeInt = Field(
         default=0, description="also in the middle of an epoch; 0: at its end only"

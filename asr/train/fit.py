@@ -86,7 +86,7 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
     speech_model.features.fit_normalization(_sample(train_corpus, config.seed, ledger))
 
     loaders = make_loaders(config, train_corpus, validation, tokenizer, config.trainer.world_size)
-    steps_per_epoch = len(loaders[0])
+    steps_per_epoch = len(loaders[0].dataset.plan)
     task = make_task(config, speech_model, tokenizer, steps_per_epoch=steps_per_epoch)
     _describe(
         config,
@@ -104,7 +104,6 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
         KeepUtteranceLosses(UtteranceLosses(train_corpus)),  # first, so that checkpoints hold each step's
         SkippedSteps(run, every_steps=config.trainer.log_every_steps, most_in_a_row=config.trainer.max_skipped_steps),
         RunCheckpoints(run, every_steps=config.trainer.checkpoint_every_steps, keep_last=config.trainer.keep_last),
-        SkippedSteps(run, every_steps=config.trainer.log_every_steps, most_in_a_row=config.trainer.max_skipped_steps),
         ProgressLine(config.trainer.log_every_steps),
         LeftOut(ledger),
     ]
@@ -202,6 +201,7 @@ def make_task(config: Config, speech_model: SpeechModel, tokenizer: Tokenizer, *
         seed=config.seed,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
+        pieces=config.trainer.pieces,
     )
 
 
@@ -225,11 +225,12 @@ def make_loaders(
         sorta_grad=data.sorta_grad,
         mixture=_mixture(config, train),
     )
-    smallest = int(np.diff(plan.bounds).min())
-    if smallest < world_size:
+    parts, usual = world_size * config.trainer.pieces, int(np.median(np.diff(plan.bounds)))
+    if usual < parts:  # in a few batches some may have nothing to do
+        pieces = f", each in {config.trainer.pieces} pieces" if config.trainer.pieces > 1 else ""
         raise ConfigError(
-            f"data.batch_seconds={data.batch_seconds}: a global batch holds {smallest} utterances only, "
-            f"{world_size} ranks share it; raise data.batch_seconds or lower data.max_seconds"
+            f"data.batch_seconds={data.batch_seconds}: most global batches hold {usual} utterances at the most, "
+            f"{world_size} ranks share each{pieces}; raise data.batch_seconds or lower data.max_seconds"
         )
     longest = int(validation.num_samples.max())
     validation_plan = BatchPlan(
@@ -247,6 +248,7 @@ def make_loaders(
         perturbation=augment.build(config.augment, data.sample_rate_hz),
         rank=rank,
         world_size=world_size,
+        pieces=config.trainer.pieces,
     )
     validation_dataset = BatchDataset(
         validation, validation_plan, encode=lambda text: [], rank=rank, world_size=world_size
@@ -299,6 +301,7 @@ def _trainer(
         precision="bf16-mixed" if uses_bf16(settings.precision, gpu) else 32,
         max_epochs=settings.max_epochs,
         max_steps=settings.max_steps or -1,
+        accumulate_grad_batches=settings.pieces,
         check_val_every_n_epoch=settings.validate_every_epochs,
         num_sanity_val_steps=0,
         log_every_n_steps=settings.log_every_steps,
