@@ -263,6 +263,11 @@ class Trainer(Section):
     max_skipped_steps: NonNegativeInt = Field(
         default=10, description="steps in a row whose loss or gradient is not finite; one more ends the run"
     )
+    stall_seconds: NonNegativeFloat = Field(
+        default=900.0,
+        description="for which nothing may go on; then the run says which rank stalled, and ends; 0: it waits for ever."
+        " Longer than the slowest checkpoint takes to write",
+    )
     deterministic: bool = Field(default=False, description="refuse operations that are not reproducible bit for bit")
 
     @property

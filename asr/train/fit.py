@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,10 @@ from asr.train.progress import ProgressLine
 from asr.train.ranks import global_rank
 from asr.train.task import CtcTask
 from asr.train.utterance_losses import KeepUtteranceLosses
+from asr.train.watchdog import Watchdog
 from asr.types import Drop
 
+NO_TIMEOUT = timedelta(days=7)
 NORMALIZATION_UTTERANCES = 1000  # enough for a mean and variance of each bin to three digits
 
 # Warnings of Lightning's and torch's that tell a user nothing.
@@ -100,13 +103,15 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
         total_steps=task.total_steps,
     )
 
-    callbacks = [
+    callbacks: list[lightning.Callback] = [
         KeepUtteranceLosses(UtteranceLosses(train_corpus)),  # first, so that checkpoints hold each step's
         SkippedSteps(run, every_steps=config.trainer.log_every_steps, most_in_a_row=config.trainer.max_skipped_steps),
         RunCheckpoints(run, every_steps=config.trainer.checkpoint_every_steps, keep_last=config.trainer.keep_last),
         ProgressLine(config.trainer.log_every_steps),
         LeftOut(ledger),
     ]
+    if config.trainer.stall_seconds:
+        callbacks.append(Watchdog(run, stall_seconds=config.trainer.stall_seconds))
     trainer = _trainer(config, run, task, tokenizer, callbacks)
     try:
         trainer.fit(task, loaders[0], loaders[1], ckpt_path=resume_from)
@@ -276,7 +281,11 @@ def _trainer(
     gpu = on_gpu(config)
     several = settings.world_size > 1
     strategy = DDPStrategy(
-        process_group_backend="nccl" if gpu else "gloo", broadcast_buffers=False, gradient_as_bucket_view=True
+        process_group_backend="nccl" if gpu else "gloo",
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        # The watchdog says more than a collective that gives up, and has to come before it.
+        timeout=timedelta(seconds=2 * settings.stall_seconds) if settings.stall_seconds else NO_TIMEOUT,
     )
 
     def provenance() -> dict[str, Any]:
