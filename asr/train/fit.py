@@ -103,7 +103,13 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
     callbacks = [
         KeepUtteranceLosses(UtteranceLosses(train_corpus)),  # first, so that checkpoints hold each step's
         SkippedSteps(run, every_steps=config.trainer.log_every_steps, most_in_a_row=config.trainer.max_skipped_steps),
-        RunCheckpoints(run, every_steps=config.trainer.checkpoint_every_steps, keep_last=config.trainer.keep_last),
+        RunCheckpoints(
+            run,
+            every_steps=config.trainer.checkpoint_every_steps,
+            every_minutes=config.trainer.checkpoint_every_minutes,
+            keep_last=config.trainer.keep_last,
+            keep_best=config.trainer.keep_best,
+        ),
         SkippedSteps(run, every_steps=config.trainer.log_every_steps, most_in_a_row=config.trainer.max_skipped_steps),
         ProgressLine(config.trainer.log_every_steps),
         LeftOut(ledger),
