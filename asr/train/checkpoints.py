@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.plugins import CheckpointIO
 
-from asr.checkpoint import CONFIG, TRAINER, WEIGHTS, read_index, save, verify, write_index
+from asr.checkpoint import CONFIG, TRAINER, WEIGHTS, read_index, save, validation_wers, verify, write_index
 from asr.config import Config, from_yaml
 from asr.errors import CheckpointError
 from asr.text.tokenizer import Tokenizer
@@ -131,7 +131,7 @@ def with_checkpoint(
     """
     # A run that goes on from before a damaged checkpoint writes that step anew; until then it is not to be counted.
     written = [other for other in index.get("kept", []) if other < name] + [name]
-    wers = index.get("wers", {index["best"]: index["best_wer"]} if "best" in index else {})
+    wers = validation_wers(index)
     if wer is not None and not math.isnan(wer):
         wers = wers | {name: wer}
     best = sorted((other for other in written if other in wers), key=wers.__getitem__)[:keep_best]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
 import re
 import sys
 import warnings
@@ -23,7 +22,6 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from numpy.typing import NDArray
 
-import asr
 from asr import checkpoint, model
 from asr.audio import augment
 from asr.config import Config
@@ -39,6 +37,7 @@ from asr.decode.recognizer import Recognizer
 from asr.errors import ConfigError, DataError
 from asr.model import SpeechModel
 from asr.text.tokenizer import Tokenizer, build_tokenizer
+from asr.train import warm_start
 from asr.train.checkpoints import FolderIO, Interrupted, RunCheckpoints, newest_sound
 from asr.train.doctor.start import warn_before_training
 from asr.train.guard import SkippedSteps
@@ -84,6 +83,7 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
     _drop_unusable(config, train_corpus, tokenizer, speech_model, ledger)
     warn_before_training(config, folders, run, tokenizer, speech_model, train_corpus, validation)
     speech_model.features.fit_normalization(_sample(train_corpus, config.seed, ledger))
+    origin = warm_start.begin(config, speech_model, tokenizer, resume_from)
 
     loaders = make_loaders(config, train_corpus, validation, tokenizer, config.trainer.world_size)
     steps_per_epoch = len(loaders[0])
@@ -114,7 +114,7 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
         ProgressLine(config.trainer.log_every_steps),
         LeftOut(ledger),
     ]
-    trainer = _trainer(config, run, task, tokenizer, callbacks)
+    trainer = _trainer(config, run, task, tokenizer, callbacks, origin)
     try:
         trainer.fit(task, loaders[0], loaders[1], ckpt_path=resume_from)
     except Interrupted as stopped:
@@ -274,7 +274,12 @@ def _mixture(config: Config, train: Corpus) -> Mixture | None:
 
 
 def _trainer(
-    config: Config, run: Path, task: CtcTask, tokenizer: Tokenizer, callbacks: list[lightning.Callback]
+    config: Config,
+    run: Path,
+    task: CtcTask,
+    tokenizer: Tokenizer,
+    callbacks: list[lightning.Callback],
+    origin: Mapping[str, Any],
 ) -> lightning.Trainer:
     settings = config.trainer
     gpu = on_gpu(config)
@@ -285,10 +290,8 @@ def _trainer(
 
     def provenance() -> dict[str, Any]:
         return {
-            "asr": asr.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "command": " ".join(sys.argv),
+            **checkpoint.versions(),
+            **origin,
             "step": task.global_step,
             "epoch": task.current_epoch,
             "metrics": {name: float(value) for name, value in task.trainer.callback_metrics.items()},
