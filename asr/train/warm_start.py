@@ -92,9 +92,9 @@ def load_fitting(model: SpeechModel, config: Config, tokenizer: Tokenizer, sourc
     lines = [_describe_parts(loaded, dict(model.named_parameters()))]
     if any(name.startswith("features.") for name in state):
         lines.append(
-            f"features: mean and standard deviation of this training's data, as they differ: {'; '.join(other_features)}"
+            f"features: mean and standard deviation of this training's data: {'; '.join(other_features)}"
             if other_features
-            else "features: mean and standard deviation of that model, whose front end was trained on them"
+            else "features: mean and standard deviation of that model, as its front end was trained on them"
         )
     if loaded["head.linear.weight"]:
         lines += _describe_tokens(matches, tokenizer, source.tokenizer)
