@@ -213,7 +213,7 @@ def test_a_warm_start_is_reproducible_and_resuming_passes_over_it(start: Start, 
     """One more layer than the model that it begins with; stopped in its first epoch, when that model is gone."""
     source, run = tmp_path / "source", tmp_path / "run"
     shutil.copytree(trained, source)
-    settings = ["stack.hidden_size=32", "stack.num_layers=2", f"trainer.max_epochs={EPOCHS}", "seed=2"]
+    settings = ["stack.hidden_size=32", "stack.num_layers=2", "trainer.max_epochs=2", "seed=2"]
     settings.append(f"init_from={source}")
     output = finish(start([f"run_dir={tmp_path}/whole", *settings]))
     assert f"init_from: {checkpoint.find(source)}\n  loaded " in output
