@@ -183,11 +183,19 @@ class RunCheckpoints(lightning.Callback):
             signal.signal(number, handler)
         self._handlers = {}
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:  # within a step, of which nothing can be kept
+            return
         signal_number, is_due = self._asked(trainer)
         if signal_number or is_due:
             self._save(trainer)
         if signal_number:
+            # All is saved. What ends the other ranks when the first one leaves must not change how they end.
+            self._handlers |= dict.fromkeys((signal.SIGTERM, signal.SIGUSR1), signal.SIG_IGN)
+            for number in (signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_IGN)
             raise Interrupted(signal_number)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

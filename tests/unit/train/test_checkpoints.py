@@ -72,6 +72,7 @@ class Trainer(SimpleNamespace):
 
     def __init__(self, world_size: int = 1) -> None:
         super().__init__(world_size=world_size, is_global_zero=True, global_step=0, callback_metrics={})
+        self.accumulate_grad_batches = 1
         self.saved: list[int] = []
 
     def save_checkpoint(self, folder: Path) -> None:
@@ -89,7 +90,7 @@ def test_when_one_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     try:
         for trainer.global_step in range(1, 12):
             now += 25.0
-            callback.on_train_batch_end(trainer, None)
+            callback.on_train_batch_end(trainer, None, None, None, 0)
     finally:
         callback.teardown(trainer, None, "fit")
     assert trainer.saved == [3, 5, 8, 10]

@@ -50,6 +50,7 @@ def batch_of(seed: int, spoilt: str = "") -> Batch:
         ("a", "b"),
         ("", ""),
         1.0,
+        5,
     )
 
 
@@ -99,7 +100,9 @@ def test_without_the_guard_it_would_spoil_all() -> None:
 def run_steps(callback: SkippedSteps, flags: str) -> None:
     """Let the callback see steps, "x" for a refused one."""
     for number, flag in enumerate(flags, 1):
-        trainer: Any = SimpleNamespace(global_step=number, current_epoch=0, global_rank=0, is_global_zero=True)
+        trainer: Any = SimpleNamespace(
+            global_step=number, current_epoch=0, global_rank=0, is_global_zero=True, accumulate_grad_batches=1
+        )
         module = SimpleNamespace(guard=SimpleNamespace(skipped=torch.tensor(float(flag == "x"))))
         callback.on_train_batch_end(trainer, module, None, batch_of(number), number - 1)
 
