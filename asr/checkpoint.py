@@ -17,11 +17,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
+import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asr import __version__
 from asr.atomic import atomic_write, fsync_folder
 from asr.config import Config, from_yaml, to_yaml
 from asr.errors import CheckpointError
@@ -98,6 +101,18 @@ def save(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def versions() -> dict[str, str]:
+    """What writes a checkpoint, for its provenance."""
+    import torch
+
+    return {
+        "asr": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "command": " ".join(sys.argv),
+    }
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -186,6 +201,12 @@ def read_index(run: Path) -> dict[str, Any]:
         raise CheckpointError(f"{run / INDEX}: not JSON: {error}") from error
 
 
+def validation_wers(index: dict[str, Any]) -> dict[str, float]:
+    """Validation word error rates of the checkpoints in a run's index, of those that have one."""
+    # A former version wrote only that of the best.
+    return index.get("wers", {index["best"]: index["best_wer"]} if "best" in index else {})
+
+
 def write_index(run: Path, index: dict[str, Any]) -> None:
     """Replace the run's `checkpoints.json` in one step."""
     with atomic_write(run / INDEX) as handle:
@@ -198,18 +219,26 @@ def verify(folder: Path) -> None:
     Raises:
         CheckpointError: a file is missing or differs; the message names it.
     """
-    try:
-        lines = (folder / SUMS).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder / SUMS}: cannot be read: {error}") from error
-    for line in lines:
-        expected, _, name = line.partition("  ")
+    for name, expected in read_sums(folder).items():
         file = folder / name
         got = _sha256(file) if file.is_file() else "no such file"
         if got != expected:
             raise CheckpointError(
                 f"{file}: damaged: got sha256 {got}, {SUMS} says {expected}; take another checkpoint of this run"
             )
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """File -> sha256 that a checkpoint's SHA256SUMS says it has.
+
+    Raises:
+        CheckpointError: there is no such file, or it cannot be read.
+    """
+    try:
+        lines = (folder / SUMS).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{folder / SUMS}: cannot be read: {error}") from error
+    return {name: value for value, _, name in (line.partition("  ") for line in lines)}
 
 
 def _sha256(file: Path) -> str:

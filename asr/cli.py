@@ -18,6 +18,7 @@ COMMANDS = {
     "check streaming": ("prove on a model and files that streaming equals offline", "asr.decode.check_streaming:main"),
     "evaluate": ("word and character error rates of a model on a manifest", "asr.decode.evaluate:main"),
     "calibrate": ("make a model's confidences and word times right on a set", "asr.decode.calibrate:main"),
+    "average": ("average the weights of the last or best checkpoints of a run", "asr.decode.average:main"),
     "align": ("say where each word of a known text was said", "asr.decode.align_cli:main"),
     "ledger": ("list training utterances that look wrong, and those left out", "asr.decode.ledger_cli:main"),
     "tune-lm": ("weigh a language model on a development set", "asr.decode.tune_lm:main"),

@@ -258,7 +258,11 @@ class Trainer(Section):
     checkpoint_every_steps: NonNegativeInt = Field(
         default=0, description="also in the middle of an epoch; 0: at its end only"
     )
-    keep_last: PositiveInt = Field(default=2, description="last checkpoints to keep, beside the best one")
+    checkpoint_every_minutes: NonNegativeFloat = Field(
+        default=0.0, description="also when the last one is so old; 0: whatever its age"
+    )
+    keep_last: PositiveInt = Field(default=2, description="last checkpoints to keep, beside the best ones")
+    keep_best: PositiveInt = Field(default=1, description="checkpoints of the lowest validation WER to keep")
     log_every_steps: PositiveInt = 10
     max_skipped_steps: NonNegativeInt = Field(
         default=10, description="steps in a row whose loss or gradient is not finite; one more ends the run"
@@ -299,6 +303,10 @@ class Config(Section):
     seed: NonNegativeInt = 1
     run_dir: Path | None = Field(default=None, description="folder of this run; none: runs/RECIPE/DATE-TIME")
     resume: bool = Field(default=False, description="go on from the last checkpoint in run_dir")
+    init_from: Path | None = Field(
+        default=None,
+        description="run or checkpoint folder of a model to begin with, as far as it fits; resuming passes over it",
+    )
     data: Data = Data()
     text: Text = Text()
     features: Features = Features()

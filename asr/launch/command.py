@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     with atomic_write(path) as handle:
         handle.write(artefact.text.encode())
     print(path)
-    if not job.config.trainer.checkpoint_every_steps:
+    if not (job.config.trainer.checkpoint_every_steps or job.config.trainer.checkpoint_every_minutes):
         print(
             "note: trainer.checkpoint_every_steps=0: what a crash costs is up to an epoch (a signal saves at once)",
             file=sys.stderr,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -12,12 +14,14 @@ from typing import Any
 
 import lightning
 import torch
+import torch.distributed as dist
 from lightning.fabric.plugins import CheckpointIO
 
-from asr.checkpoint import CONFIG, TRAINER, WEIGHTS, read_index, save, verify, write_index
+from asr.checkpoint import CONFIG, TRAINER, WEIGHTS, read_index, save, validation_wers, verify, write_index
 from asr.config import Config, from_yaml
 from asr.errors import CheckpointError
 from asr.text.tokenizer import Tokenizer
+from asr.train.ranks import PATIENCE
 from asr.train.restart import restart_epoch_loop
 from asr.train.task import CtcTask
 
@@ -35,6 +39,7 @@ class FolderIO(CheckpointIO):
 
     def __init__(self, task: CtcTask, config: Config, tokenizer: Tokenizer, provenance: Callable[[], dict[str, Any]]):
         self.task, self.config, self.tokenizer, self.provenance = task, config, tokenizer, provenance
+        self._newest: Path | None = None  # that this process wrote, or began with
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         weights = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
@@ -42,21 +47,24 @@ class FolderIO(CheckpointIO):
             checkpoint = {**checkpoint, "state_dict": {}}  # resuming takes them from the weights for use
         else:
             weights |= self.task.average.tensors
-        if not Path(path).exists():  # else the same step is saved twice, at an epoch's end and by a signal
-            save(
-                Path(path),
-                weights=weights,
-                config=self.config,
-                tokenizer=self.tokenizer,
-                provenance=self.provenance(),
-                trainer=checkpoint,
-            )
+        folder = Path(path)
+        if folder == self._newest:  # the same step saved twice, at an epoch's end and by a signal
+            return
+        shutil.rmtree(folder, ignore_errors=True)  # damaged, or never entered in the index; the run began before it
+        save(
+            folder,
+            weights=weights,
+            config=self.config,
+            tokenizer=self.tokenizer,
+            provenance=self.provenance(),
+            trainer=checkpoint,
+        )
+        self._newest = folder
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         from safetensors.torch import load_file
 
-        folder = Path(path)
-        verify(folder)
+        folder = self._newest = Path(path)  # `newest_sound` has compared its checksums
         if not (folder / TRAINER).is_file():
             raise CheckpointError(f"{folder}: holds no {TRAINER}: it can be decoded with, not resumed")
         state = torch.load(folder / TRAINER, map_location=map_location, weights_only=True)
@@ -121,18 +129,53 @@ def newest_sound(run: Path, *, quiet: bool = False) -> Path | None:
     return None
 
 
+def with_checkpoint(
+    index: dict[str, Any], name: str, wer: float | None, *, keep_last: int, keep_best: int
+) -> dict[str, Any]:
+    """A run's index after checkpoint `name` was written.
+
+    Args:
+        index: the one before.
+        name: `checkpoints/step-NNNNNNNN`, newer than all that are in the index and sound.
+        wer: its validation word error rate; None or NaN: it has none and is never among the best.
+        keep_last: how many of the newest stay.
+        keep_best: how many of the lowest word error rate stay besides; of equal ones the earlier is the better.
+    """
+    # A run that goes on from before a damaged checkpoint writes that step anew; until then it is not to be counted.
+    written = [other for other in index.get("kept", []) if other < name] + [name]
+    wers = validation_wers(index)
+    if wer is not None and not math.isnan(wer):
+        wers = wers | {name: wer}
+    best = sorted((other for other in written if other in wers), key=wers.__getitem__)[:keep_best]
+    kept = [other for other in written if other in {*best, *written[-keep_last:]}]
+    result: dict[str, Any] = {
+        "last": name,
+        "kept": kept,
+        "wers": {other: wers[other] for other in kept if other in wers},
+    }
+    return {"best": best[0], "best_wer": wers[best[0]]} | result if best else result
+
+
 class RunCheckpoints(lightning.Callback):
-    """Saves at each epoch's end, every n steps if asked, and when a signal asks to stop; keeps the best and the last.
+    """Saves at each epoch's end, every n steps or minutes if asked, and when a signal asks to stop.
 
     Args:
         run: the run folder; checkpoints go to `run/checkpoints/step-NNNNNNNN`.
         every_steps: also save every so many steps; 0: not.
-        keep_last: how many of the newest to keep besides the best one.
+        every_minutes: also save when the last checkpoint is so old, by rank 0's clock; 0: not.
+        keep_last: how many of the newest to keep.
+        keep_best: how many of the lowest word error rate to keep besides.
     """
 
-    def __init__(self, run: Path, *, every_steps: int, keep_last: int) -> None:
-        self.run, self.every_steps, self.keep_last = run, every_steps, keep_last
+    def __init__(
+        self, run: Path, *, every_steps: int, keep_last: int, every_minutes: float = 0.0, keep_best: int = 1
+    ) -> None:
+        self.run, self.every_steps, self.every_minutes = run, every_steps, every_minutes
+        self.keep_last, self.keep_best = keep_last, keep_best
         self.signal_number = 0
+        self._wer: float | None = None  # of a validation whose epoch is not over
+        self._saved_at_seconds = 0.0
+        self._group: Any = None  # of all ranks, over the CPU's network
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -140,9 +183,12 @@ class RunCheckpoints(lightning.Callback):
         # signal came between two of its hooks.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             self._handlers[number] = signal.signal(number, self._on_signal)
+        if trainer.world_size > 1:
+            self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
         if trainer.is_global_zero:
-            for unfinished in (self.run / "checkpoints").glob(".*.tmp"):  # of a process that was killed
-                shutil.rmtree(unfinished, ignore_errors=True)
+            for stale in (self.run / "checkpoints").glob(".step-*.tmp"):  # the run was killed while it wrote it
+                shutil.rmtree(stale, ignore_errors=True)
+        self._saved_at_seconds = time.monotonic()
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         for number, handler in self._handlers.items():
@@ -154,35 +200,48 @@ class RunCheckpoints(lightning.Callback):
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches:  # within a step, of which nothing can be kept
             return
-        # A rank decides alone only if it is alone: otherwise all ask rank 0, or one would save and the others wait.
-        asked = int(trainer.strategy.broadcast(self.signal_number)) if trainer.world_size > 1 else self.signal_number
-        if asked or (self.every_steps and trainer.global_step % self.every_steps == 0):
+        signal_number, is_due = self._asked(trainer)
+        if signal_number or is_due:
             self._save(trainer)
-        if asked:
+        if signal_number:
             # All is saved. What ends the other ranks when the first one leaves must not change how they end.
             self._handlers |= dict.fromkeys((signal.SIGTERM, signal.SIGUSR1), signal.SIG_IGN)
             for number in (signal.SIGTERM, signal.SIGUSR1):
                 signal.signal(number, signal.SIG_IGN)
-            raise Interrupted(asked)
+            raise Interrupted(signal_number)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._wer = float(trainer.callback_metrics["validation/wer"])  # which stays there in epochs without validation
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        value = trainer.callback_metrics.get("validation/wer")
-        self._save(trainer, None if value is None else float(value), ended=True)
+        wer, self._wer = self._wer, None
+        self._save(trainer, wer, ended=True)
 
-    def _save(self, trainer: lightning.Trainer, value: float | None = None, *, ended: bool = False) -> None:
+    def _asked(self, trainer: lightning.Trainer) -> tuple[int, bool]:
+        """The signal that asked to stop, 0 if none did, and whether a checkpoint is due."""
+        is_due = bool(self.every_steps) and trainer.global_step % self.every_steps == 0
+        if self.every_minutes:
+            is_due |= time.monotonic() - self._saved_at_seconds >= 60 * self.every_minutes
+        if trainer.world_size == 1:
+            return self.signal_number, is_due
+        # As rank 0 says: ranks that decided for themselves would save while others wait in the next step. The tensor
+        # is the CPU's and so is the group, or each step would wait for the GPU to end the one before.
+        asked = torch.tensor([self.signal_number, is_due])
+        dist.broadcast(asked, 0, group=self._group)
+        signal_number, is_due = asked.tolist()
+        return signal_number, bool(is_due)
+
+    def _save(self, trainer: lightning.Trainer, wer: float | None = None, *, ended: bool = False) -> None:
         name = f"checkpoints/step-{trainer.global_step:08d}"
         trainer.save_checkpoint(self.run / name)
+        self._saved_at_seconds = time.monotonic()
         if not trainer.is_global_zero:
             return
-        index = read_index(self.run)
-        last = [kept for kept in index.get("kept", []) if kept != name] + [name]
-        if value is not None and value < index.get("best_wer", float("inf")):
-            index |= {"best": name, "best_wer": value}
-        if ended:
-            index["epoch_ended_at"] = trainer.global_step
-        keep = set(last[-self.keep_last :]) | {index.get("best", name)}
-        write_index(self.run, index | {"last": name, "kept": [kept for kept in last if kept in keep]})
-        for stale in set(last) - keep:
+        before = read_index(self.run)
+        after = with_checkpoint(before, name, wer, keep_last=self.keep_last, keep_best=self.keep_best)
+        write_index(self.run, after | ({"epoch_ended_at": trainer.global_step} if ended else {}))
+        # Only now: whenever the run is killed, what the index names is there.
+        for stale in set(before.get("kept", [])) - set(after["kept"]):
             shutil.rmtree(self.run / stale, ignore_errors=True)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
 import re
 import sys
 import warnings
@@ -24,7 +23,6 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from numpy.typing import NDArray
 
-import asr
 from asr import checkpoint, model
 from asr.audio import augment
 from asr.config import Config
@@ -40,19 +38,19 @@ from asr.decode.recognizer import Recognizer
 from asr.errors import ConfigError, DataError
 from asr.model import SpeechModel
 from asr.text.tokenizer import Tokenizer, build_tokenizer
+from asr.train import warm_start
 from asr.train.checkpoints import FolderIO, Interrupted, RunCheckpoints, newest_sound
 from asr.train.doctor.start import warn_before_training
 from asr.train.guard import SkippedSteps
 from asr.train.left_out import LeftOut, drop_untrainable, leave_out
 from asr.train.memory import keep_freed_memory
 from asr.train.progress import ProgressLine
-from asr.train.ranks import global_rank
+from asr.train.ranks import PATIENCE, global_rank
 from asr.train.task import CtcTask
 from asr.train.utterance_losses import KeepUtteranceLosses
 from asr.train.watchdog import Watchdog
 from asr.types import Drop
 
-NO_TIMEOUT = timedelta(days=7)
 NORMALIZATION_UTTERANCES = 1000  # enough for a mean and variance of each bin to three digits
 
 # Warnings of Lightning's and torch's that tell a user nothing.
@@ -87,6 +85,7 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
     _drop_unusable(config, train_corpus, tokenizer, speech_model, ledger)
     warn_before_training(config, folders, run, tokenizer, speech_model, train_corpus, validation)
     speech_model.features.fit_normalization(_sample(train_corpus, config.seed, ledger))
+    origin = warm_start.begin(config, speech_model, tokenizer, resume_from)
 
     loaders = make_loaders(config, train_corpus, validation, tokenizer, config.trainer.world_size)
     steps_per_epoch = len(loaders[0].dataset.plan)
@@ -106,13 +105,21 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
     callbacks: list[lightning.Callback] = [
         KeepUtteranceLosses(UtteranceLosses(train_corpus)),  # first, so that checkpoints hold each step's
         SkippedSteps(run, every_steps=config.trainer.log_every_steps, most_in_a_row=config.trainer.max_skipped_steps),
-        RunCheckpoints(run, every_steps=config.trainer.checkpoint_every_steps, keep_last=config.trainer.keep_last),
+        RunCheckpoints(
+            run,
+            every_steps=config.trainer.checkpoint_every_steps,
+            every_minutes=config.trainer.checkpoint_every_minutes,
+            keep_last=config.trainer.keep_last,
+            keep_best=config.trainer.keep_best,
+        ),
         ProgressLine(config.trainer.log_every_steps),
         LeftOut(ledger),
     ]
     if config.trainer.stall_seconds:
         callbacks.insert(0, Watchdog(run, stall_seconds=config.trainer.stall_seconds))
-    trainer = _trainer(config, run, task, tokenizer, callbacks)
+    trainer = _trainer(config, run, task, tokenizer, callbacks, origin)
+    # Lightning has rank 0 say in each step whether it got SIGTERM, and waits for the device. A callback does that.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
     # Where the data goes on follows from the step, whatever Lightning makes of a checkpoint at an epoch's end.
     loaders[0].consumed = lambda: trainer.global_step * config.trainer.pieces
     try:
@@ -277,7 +284,12 @@ def _mixture(config: Config, train: Corpus) -> Mixture | None:
 
 
 def _trainer(
-    config: Config, run: Path, task: CtcTask, tokenizer: Tokenizer, callbacks: list[lightning.Callback]
+    config: Config,
+    run: Path,
+    task: CtcTask,
+    tokenizer: Tokenizer,
+    callbacks: list[lightning.Callback],
+    origin: Mapping[str, Any],
 ) -> lightning.Trainer:
     settings = config.trainer
     gpu = on_gpu(config)
@@ -287,15 +299,13 @@ def _trainer(
         broadcast_buffers=False,
         gradient_as_bucket_view=True,
         # The watchdog says more than a collective that gives up, and has to come before it.
-        timeout=timedelta(seconds=2 * settings.stall_seconds) if settings.stall_seconds else NO_TIMEOUT,
+        timeout=timedelta(seconds=2 * settings.stall_seconds) if settings.stall_seconds else PATIENCE,
     )
 
     def provenance() -> dict[str, Any]:
         return {
-            "asr": asr.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "command": " ".join(sys.argv),
+            **checkpoint.versions(),
+            **origin,
             "step": task.global_step,
             "epoch": task.current_epoch,
             "metrics": {name: float(value) for name, value in task.trainer.callback_metrics.items()},

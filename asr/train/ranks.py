@@ -9,7 +9,7 @@ import os
 from datetime import timedelta
 
 _LEAVING = "asr/rank 0 is leaving"
-_PATIENCE = timedelta(days=7)
+PATIENCE = timedelta(days=7)  # where something else ends what hangs
 
 
 def local_rank() -> int:
@@ -45,7 +45,7 @@ def leave_group() -> None:
         if dist.get_rank() == 0:
             store.set(_LEAVING, "")
         else:
-            store.wait([_LEAVING], _PATIENCE)
+            store.wait([_LEAVING], PATIENCE)
     except (dist.DistError, RuntimeError):
         pass  # rank 0, which may hold the store, has gone already
     dist.destroy_process_group()

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from asr.config import Config, run_recipe, to_yaml
-from asr.errors import ConfigError
+from asr.errors import CheckpointError, ConfigError
 from asr.train.ranks import leave_group, local_rank
 
 STATUS_SIGNAL = 128  # and the number of the signal that stopped the run
@@ -37,6 +37,7 @@ def train(config: Config, prepare: Prepare) -> Path:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     require_splits(config)
     run = run_folder(config)
+    require_model(config, run)
     folders = prepare_once(config, prepare)
     _begin(config, run)
     from asr.train.fit import fit  # torch and Lightning, some seconds
@@ -55,6 +56,20 @@ def require_splits(config: Config) -> None:
     for key in ("train", "validation"):
         if not getattr(config.data, key):
             raise ConfigError(f"data.{key}=[]: expected at least one split")
+
+
+def require_model(config: Config, run: Path) -> None:
+    """Answer before data is prepared if there is no model at `init_from`, unless the run goes on with its own."""
+    if config.init_from is None:
+        return
+    from asr import checkpoint
+
+    if config.resume and checkpoint.read_index(run):
+        return
+    try:
+        checkpoint.find(config.init_from)
+    except CheckpointError as error:
+        raise ConfigError(f"init_from: {error}") from error
 
 
 def run_folder(config: Config) -> Path:

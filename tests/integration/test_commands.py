@@ -146,6 +146,16 @@ def test_evaluate(trained: Path, songs: Path, tmp_path: Path, capsys: pytest.Cap
     assert "14.29 %" in report  # one deletion in seven words
 
 
+def test_an_average_is_a_model_like_any_other(
+    trained: Path, songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    average, output = tmp_path / "average", tmp_path / "rows.jsonl"
+    assert run_command("average", [str(trained), "--last", "2", "--out", str(average)]) == 0
+    assert "averaged 2 checkpoints" in capsys.readouterr().out
+    assert run_command("evaluate", [str(average), str(songs / "song.jsonl"), "--output", str(output), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["wer"] <= 0.1
+
+
 def test_evaluate_names_what_it_cannot_read(
     trained: Path, songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -214,6 +214,7 @@ def test_what_stops_torchrun_lets_the_run_save(recipe: Path, cache: Path, tmp_pa
     """SIGTERM to the command itself, two ranks below it."""
     run = tmp_path / "run"
     settings = [*train_tones.SETTINGS, f"data.cache={cache}", f"run_dir={run}", "trainer.max_epochs=99"]
+    settings += ["trainer.checkpoint_every_minutes=0.001"]
     launch = [sys.executable, "-m", "asr", "launch", str(recipe), "--cluster", "local", "--submit", "ranks_per_node=2"]
     process = start_process([*launch, *settings])
     before = wait_for_checkpoint(run, process)

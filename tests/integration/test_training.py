@@ -1,6 +1,8 @@
 """Training as a user runs it: it learns, it can be stopped and killed, and what it cannot use it names."""
 
+import hashlib
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -161,6 +163,33 @@ def test_training_audio_of_which_none_can_be_read(start: Start, tmp_path: Path) 
     output = finish(start([f"data.cache={cache}", f"run_dir={run}"]), 1)
     assert f"none of 48 training utterances can be read; {run}/ledger.jsonl says why" in output
     assert len((run / "ledger.jsonl").read_text().splitlines()) == 48
+
+
+def test_a_warm_start_is_reproducible_and_resuming_passes_over_it(start: Start, trained: Path, tmp_path: Path) -> None:
+    """One more layer than the model that it begins with; stopped in its first epoch, when that model is gone."""
+    source, run = tmp_path / "source", tmp_path / "run"
+    shutil.copytree(trained, source)
+    settings = ["stack.hidden_size=32", "stack.num_layers=2", "trainer.max_epochs=2", "seed=2"]
+    settings.append(f"init_from={source}")
+    output = finish(start([f"run_dir={tmp_path}/whole", *settings]))
+    assert f"init_from: {checkpoint.find(source)}\n  loaded " in output
+    assert "head: 5 of 5 tokens, blank included, by their text" in output
+    assert "not loaded: stack.layers.1: that model has none" in output
+    process = start([f"run_dir={run}", *settings, "trainer.checkpoint_every_steps=2"])
+    wait_for_checkpoint(run)
+    process.send_signal(signal.SIGTERM)
+    finish(process, 128 + signal.SIGTERM)
+    origin = {"checkpoint": str(checkpoint.find(source)), "weights_sha256": sha256(checkpoint.find(source))}
+    shutil.rmtree(source)
+    assert "init_from: " not in finish(start([f"run_dir={run}", *settings, "resume=true"]))
+    assert_same(run, tmp_path / "whole")
+    last = run / checkpoint.read_index(run)["last"]
+    assert json.loads((last / "provenance.json").read_text())["init_from"] == origin
+
+
+def sha256(folder: Path) -> str:
+    """Of a checkpoint's weights."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
 def test_resuming_with_another_model_is_refused(start: Start, uninterrupted: Path) -> None:

@@ -13,7 +13,7 @@ from asr.errors import AsrError, ConfigError
 from asr.messages import STATUS_ERROR
 from asr.train.checkpoints import newest_sound
 from asr.train.doctor.report import Line, Verdict, worst
-from asr.train.run import Prepare, prepare_once, require_splits, run_folder
+from asr.train.run import Prepare, prepare_once, require_model, require_splits, run_folder
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,6 +49,7 @@ def examine(recipe: Path, overrides: Sequence[str], *, all_audio: bool = False) 
         require_splits(config)
         prepare = _prepare(recipe)
         run = run_folder(config)
+        require_model(config, run)
     except ConfigError as error:
         yield Line(
             "config", Verdict.ERROR, str(error), "mend what is named; `asr check` prints the whole configuration"

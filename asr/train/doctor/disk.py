@@ -24,7 +24,7 @@ def checkpoint_bytes(config: Config, num_parameters: int) -> int:
 
 def check_disk(config: Config, run: Path, num_parameters: int) -> Line:
     """Compare the free space with what the checkpoints take that are there at the same time."""
-    kept = config.trainer.keep_last + 2  # the last, the best, and the one that is being written
+    kept = config.trainer.keep_last + config.trainer.keep_best + 1  # and the one that is being written
     needed = kept * checkpoint_bytes(config, num_parameters)
     folder = next(parent for parent in [run.absolute(), *run.absolute().parents] if parent.exists())
     try:
