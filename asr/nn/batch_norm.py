@@ -49,13 +49,16 @@ class _RunningStatistics(nn.Module):
 class _Normalize(torch.autograd.Function):
     """y = clip(scale (x - mean) / sqrt(variance + eps) + shift) over rows, in as few passes over them as can be.
 
-    Rows of padding hold 0 in x, so sums over all rows are sums over the real ones; they hold 0 in y and dx again.
+    Rows of padding hold 0 in x, so sums over all rows are sums over the real ones; they hold 0 in y and dx again. The
+    real ones' number, given for this rank, comes back for all.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, padding: Padding, count: Tensor, scale: Tensor, shift: Tensor, clip: float | None):
-        sums = sum_over_ranks(torch.cat((x.sum(0), _column_dots(x, x)))) / count
-        mean, square = sums.chunk(2)
+    def forward(ctx, x: Tensor, padding: Padding, real_rows: Tensor, scale: Tensor, shift: Tensor, clip: float | None):
+        sums = sum_over_ranks(torch.cat((x.sum(0), _column_dots(x, x), real_rows[None])))
+        real_rows = sums[-1]
+        count = real_rows.clamp(min=1)
+        mean, square = (sums[:-1] / count).chunk(2)
         variance = (square - mean.square()).clamp(min=0.0)
         inverse = torch.rsqrt(variance + EPSILON)
         gain = scale * inverse
@@ -65,8 +68,8 @@ class _Normalize(torch.autograd.Function):
         padding.zero_(y)
         ctx.save_for_backward(x, y, count, scale, mean, inverse)
         ctx.padding, ctx.clip = padding, clip
-        ctx.mark_non_differentiable(mean, variance)
-        return y, mean, variance
+        ctx.mark_non_differentiable(mean, variance, real_rows)
+        return y, mean, variance, real_rows
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
@@ -123,11 +126,11 @@ class MaskedBatchNorm(_RunningStatistics):
             out = out if self.clip is None else out.clamp(0.0, self.clip)
             return padding.zero(out)
         per_frame = hidden[0, 0].numel() // hidden.shape[-1]
-        count = sum_over_ranks((lengths.sum() * per_frame).to(dtype))
+        real_rows = (lengths.sum() * per_frame).to(dtype)
         with torch.autocast(hidden.device.type, enabled=False):
-            result = _Normalize.apply(rows, padding, count.clamp(min=1), self.scale, self.shift, self.clip)
+            result = _Normalize.apply(rows, padding, real_rows, self.scale, self.shift, self.clip)
         assert isinstance(result, tuple)
-        out, mean, variance = result
+        out, mean, variance, count = result
         self.update(mean, variance, count)
         return out.view(hidden.shape)
 
@@ -177,9 +180,10 @@ class NormalizedLinear(nn.Module):
     def _moments(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(inputs.device.type, enabled=False):  # variances are differences: not in bf16
             rows = inputs.reshape(-1, inputs.shape[-1]).to(self.weight.dtype)
-            count = sum_over_ranks(lengths.sum().to(rows.dtype))
+            sums = sum_over_ranks(torch.cat((rows.sum(0), lengths.sum().to(rows.dtype)[None])))
+            count = sums[-1].detach()
             divisor = count.clamp(min=1)
-            input_mean = sum_over_ranks(rows.sum(0)) / divisor
+            input_mean = sums[:-1] / divisor
             mask = valid_mask(lengths, inputs.shape[1]).view(-1, 1)
             centred = (rows - input_mean) * mask
             covariance = centred.T @ centred  # (D, D), this rank's share, not yet divided by count
