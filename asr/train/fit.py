@@ -44,6 +44,8 @@ from asr.train.doctor.start import warn_before_training
 from asr.train.guard import SkippedSteps
 from asr.train.left_out import LeftOut, drop_untrainable, leave_out
 from asr.train.memory import keep_freed_memory
+from asr.train.out_of_memory import SkippedBatches
+from asr.train.output_watch import OutputWatch
 from asr.train.progress import ProgressLine
 from asr.train.ranks import global_rank
 from asr.train.task import CtcTask
@@ -103,8 +105,9 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
     callbacks = [
         KeepUtteranceLosses(UtteranceLosses(train_corpus)),  # first, so that checkpoints hold each step's
         SkippedSteps(run, every_steps=config.trainer.log_every_steps, most_in_a_row=config.trainer.max_skipped_steps),
+        SkippedBatches(run, loaders[0].dataset, most_in_a_row=config.trainer.max_skipped_steps),
         RunCheckpoints(run, every_steps=config.trainer.checkpoint_every_steps, keep_last=config.trainer.keep_last),
-        SkippedSteps(run, every_steps=config.trainer.log_every_steps, most_in_a_row=config.trainer.max_skipped_steps),
+        OutputWatch(train_corpus, tokenizer.encode, config.optim, every_steps=config.trainer.log_every_steps),
         ProgressLine(config.trainer.log_every_steps),
         LeftOut(ledger),
     ]

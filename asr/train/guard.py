@@ -33,10 +33,12 @@ class StepGuard:
         self._names = [(norm, name) for norm in norms for name, _ in norm.named_buffers(recurse=False)]
         self._before: list[Tensor] = []
         self.skipped = torch.zeros(())  # 1.0 if the last step was, on the training's device
+        self.abandoned = False  # this step has to be skipped, whatever its gradient: memory did not suffice
 
     @torch.no_grad()
     def begin(self) -> None:
         """Remember the statistics; before the forward pass."""
+        self.abandoned = False
         self._before = [getattr(norm, name).clone() for norm, name in self._names]
 
     @torch.no_grad()
@@ -70,13 +72,22 @@ class SkippedSteps(lightning.Callback):
     def __init__(self, run: Path, *, every_steps: int, most_in_a_row: int) -> None:
         self.run, self.every_steps, self.most_in_a_row = run, every_steps, most_in_a_row
         self.total = self.in_a_row = 0
-        self._waiting: list[tuple[Tensor, dict[str, Any], Tensor]] = []  # refused or not, what it was, seeds
+        self._ids: list[str] = []  # of this step so far
+        self._seeds: list[Tensor] = []
+        self._waiting: list[tuple[Tensor, dict[str, Any], list[Tensor]]] = []  # refused or not, what it was, seeds
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        what = {"step": trainer.global_step, "epoch": trainer.current_epoch, "batch": batch_idx, "ids": batch.ids}
-        self._waiting.append((pl_module.guard.skipped, what, batch.seeds))
+        self._ids += batch.ids
+        self._seeds.append(batch.seeds)
+        pieces = trainer.accumulate_grad_batches
+        if (batch_idx + 1) % pieces:
+            return
+        what = {"step": trainer.global_step, "epoch": trainer.current_epoch, "batch": batch_idx // pieces}
+        if not pl_module.guard.abandoned:  # those are `SkippedBatches`'
+            self._waiting.append((pl_module.guard.skipped, what | {"ids": self._ids}, self._seeds))
+        self._ids, self._seeds = [], []
         if trainer.global_step % self.every_steps == 0:
             self._look(trainer)
 
@@ -102,10 +113,11 @@ class SkippedSteps(lightning.Callback):
                     "no optim.gradient_clip, damaged audio"
                 )
 
-    def _write(self, trainer: lightning.Trainer, what: dict[str, Any], seeds: Tensor) -> None:
+    def _write(self, trainer: lightning.Trainer, what: dict[str, Any], seeds: list[Tensor]) -> None:
         path = self.run / f"skipped-{trainer.global_rank}.jsonl"
+        row = {"reason": "not finite", **what, "seeds": torch.cat(seeds).tolist()}
         with path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(what | {"seeds": seeds.tolist()}, ensure_ascii=False) + "\n")
+            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
         if trainer.is_global_zero:
             print(
                 f"step {what['step']} skipped: its loss or gradient is not finite; nothing was changed; {path} names "

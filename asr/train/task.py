@@ -18,6 +18,8 @@ from asr.nn.vanishing import set_vanishing_regularizer
 from asr.text.tokenizer import Tokenizer
 from asr.train.average import WeightAverage
 from asr.train.guard import StepGuard
+from asr.train.measures import Measures
+from asr.train.out_of_memory import is_out_of_memory
 from asr.train.schedule import learning_rate
 from asr.types import Batch
 
@@ -55,8 +57,10 @@ class CtcTask(lightning.LightningModule):
         set_vanishing_regularizer(model, optim.vanishing_regularizer)
         self.average = WeightAverage(model, optim.ema_decay) if optim.ema_decay else None
         self.guard = StepGuard(model)
+        self.measures: Measures | None = None  # where somebody wants to know
         self.edits = [Edits(), Edits()]  # of the running validation: words, characters
         self.losses: Tensor = torch.zeros(0)  # (B,) of the last training step, by utterance
+        self.leave_out = False  # this batch: memory did not suffice for it before
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
@@ -84,9 +88,37 @@ class CtcTask(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.guard.begin()
+        if self.leave_out or self.guard.abandoned:
+            return self._abandon(batch)
+        try:
+            return self._loss(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        return self._abandon(batch)  # here, where the error no longer holds what it was raised among
+
+    def _abandon(self, batch: Batch) -> Tensor:
+        """Have the guard refuse this step; gives a loss that nothing depends on."""
+        self.guard.abandoned = True
+        self.losses = torch.full(batch.target_lengths.shape, torch.nan, device=self.device)
+        return torch.full((), torch.nan, device=self.device, requires_grad=True)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().backward(loss, *args, **kwargs)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.guard.abandoned = True
+            self.losses = torch.full_like(self.losses, torch.nan)  # as where a resumed run leaves it out
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """CTC loss of this rank's share, as its part of the global batch's mean."""
         log_probs, lengths = self.model(batch.audio, batch.audio_lengths, batch.seeds)
         losses = ctc_loss(log_probs, lengths, batch.targets, batch.target_lengths)
         self.losses = losses.detach()
+        if self.measures is not None:
+            self.measures.add(log_probs, lengths, losses, batch.audio_lengths, batch.target_lengths)
         total = losses.masked_fill(lengths == 0, 0.0).sum()  # an item of no frames is a stand-in
         num_tokens = sum_over_ranks(batch.target_lengths.sum()).clamp(min=1)
         return total * world_size() / num_tokens  # DDP takes the mean over ranks
@@ -95,8 +127,12 @@ class CtcTask(lightning.LightningModule):
         # Lightning's own refuses fused optimisers; ours needs no unscaling, as bf16 needs no loss scale.
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
+        if self.guard.abandoned:
+            norm = torch.full((), torch.nan, device=self.device)  # what is there of a gradient is not the step's
         if self.optim.gradient_clip:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.optim.gradient_clip, norm)
+        if self.measures is not None:
+            self.measures.add_gradient_norm(norm)
         self.guard.end(optimizer, norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
