@@ -14,17 +14,17 @@ from dataclasses import astuple, dataclass
 from enum import StrEnum
 from typing import Any
 
-# All losses are compared with that of guessing, `guessing_loss`. Measured on AN4 (rnn, 100 subwords): a plateau from step
-# 50 to 150 with 0.88 to 1.0 of it, 0.004 to 0.06 frames a token, a gradient norm of 7 % of the largest; then the loss
-# falls to a third of it, and there is a frame for each token. The same model, and that of the tests' language of tones,
-# with a hundred times the right learning rate: a loss of 2 to 70 times guessing's with an entropy of 0.01 to 0.1 of it;
-# a healthy model has such a loss in its first steps only, with an entropy of 0.4 and more.
+# All losses are compared with that of guessing, `guessing_loss`. Measured on AN4 (rnn, 100 subwords): a plateau from
+# step 50 to 150 with 0.88 to 1.0 of it, 0.004 to 0.06 frames a token, a gradient norm of 7 % of the first; then the
+# loss falls to a third of it, and there is a frame for each token. The same model, and that of the tests' language of
+# tones, with a hundred times the right learning rate: a loss of 2 to 70 times guessing's with an entropy of 0.005 to
+# 0.1 of it; a healthy model has such a loss in its first steps only, with an entropy of 0.4 and more.
 SILENT = 0.1  # frames a token that are not blank: fewer than one for every tenth token
 SPEAKS = 0.3  # frames a token: a model that writes all tokens has at least 1.0
 LEARNT = 0.8  # of guessing's loss, or less: the audio is made use of
 LOST = 1.0  # of guessing's loss, or more, by a model that had learnt: no use is made of the audio any more
 WRONG, CERTAIN = 2.0, 0.2  # loss of so much or more with an entropy of so much or less, both of guessing's loss
-VANISHED = 1e-3  # of the largest gradient norm; a plateau's is 70 times that
+VANISHED = 1e-3  # of the gradient norm at the first look; a plateau's is 70 times that
 LONGEST_PLATEAU_STEPS = 3000  # some thirty times AN4's
 RECENT_STEPS, RECENT_LOOKS = 20, 3  # something has to hold so long before it is said; batches differ
 REMEMBERED = 50  # looks of which the usual gradient norm is the median
@@ -87,7 +87,7 @@ class Diagnosis:
     Attributes:
         verdict, before: the present one, and the one that it was before the last look.
         has_learnt: whether it ever made use of the audio.
-        best_loss, largest_norm: of any look so far; nan before the first.
+        best_loss: of any look so far; first_norm: of the gradient at the first look. nan before that.
         silent_since: the first of the looks without a break at which it was silent, if it is.
         windows: the last looks.
     """
@@ -96,7 +96,7 @@ class Diagnosis:
         self.guessing = guessing
         self.verdict = self.before = Verdict.BEGINNING
         self.has_learnt = False
-        self.best_loss = self.largest_norm = float("nan")
+        self.best_loss = self.first_norm = float("nan")
         self.silent_since: Window | None = None
         self.windows: deque[Window] = deque(maxlen=REMEMBERED)
 
@@ -107,8 +107,8 @@ class Diagnosis:
             return False
         self.windows.append(window)
         self.best_loss = min(window.loss, self.best_loss)  # in this order: a number, if one of them is
-        if not math.isnan(window.gradient_norm):
-            self.largest_norm = max(window.gradient_norm, self.largest_norm)
+        if math.isnan(self.first_norm):
+            self.first_norm = window.gradient_norm
         if window.spoken >= SILENT:
             self.silent_since = None
         elif self.silent_since is None:
@@ -116,11 +116,16 @@ class Diagnosis:
         self.verdict = self._judge()
         return self.verdict != self.before
 
+    def is_surely_wrong(self, window: Window) -> bool:
+        """Whether the model was sure of its output, which the transcripts say is wrong."""
+        return window.loss >= WRONG * self.guessing and window.entropy <= CERTAIN * self.guessing
+
     def _recent(self) -> list[Window]:
         """The last looks, as many as a verdict needs; none if there are not so many."""
-        last = self.windows[-1].step
-        count = next((n for n, w in enumerate(reversed(self.windows)) if last - w.step >= RECENT_STEPS), 0)
-        return list(self.windows)[-max(count, RECENT_LOOKS) :] if count and len(self.windows) > RECENT_LOOKS else []
+        windows = list(self.windows)
+        begin = windows[-1].step - RECENT_STEPS
+        count = max(RECENT_LOOKS, sum(window.step > begin for window in windows))
+        return windows[-count:] if windows[0].step <= begin and len(windows) >= count else []
 
     def _judge(self) -> Verdict:
         recent = self._recent()
@@ -131,14 +136,14 @@ class Diagnosis:
             self.has_learnt = True
             return Verdict.LEARNING
         silent = all(w.spoken < SILENT for w in recent)
-        if all(w.loss >= WRONG * guessing and w.entropy <= CERTAIN * guessing for w in recent):
+        if all(self.is_surely_wrong(w) for w in recent):
             return Verdict.COLLAPSE
         if self.has_learnt:
             lost = silent or all(w.loss >= LOST * guessing for w in recent)
             return Verdict.COLLAPSE if lost else self.verdict
         if not silent:
             return self.verdict
-        if all(w.gradient_norm <= VANISHED * self.largest_norm for w in recent):
+        if all(w.gradient_norm <= VANISHED * self.first_norm for w in recent):
             return Verdict.COLLAPSE
         assert self.silent_since is not None
         steps = recent[-1].step - self.silent_since.step
@@ -150,7 +155,7 @@ class Diagnosis:
             "verdict": self.verdict.value,
             "has_learnt": self.has_learnt,
             "best_loss": self.best_loss,
-            "largest_norm": self.largest_norm,
+            "first_norm": self.first_norm,
             "silent_since": None if self.silent_since is None else astuple(self.silent_since),
             "windows": [astuple(window) for window in self.windows],
         }
@@ -158,6 +163,6 @@ class Diagnosis:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.verdict, self.has_learnt = Verdict(state["verdict"]), state["has_learnt"]
-        self.best_loss, self.largest_norm = state["best_loss"], state["largest_norm"]
+        self.best_loss, self.first_norm = state["best_loss"], state["first_norm"]
         self.silent_since = None if state["silent_since"] is None else Window(*state["silent_since"])
         self.windows = deque((Window(*row) for row in state["windows"]), maxlen=REMEMBERED)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from statistics import median
 
-from asr.train.diagnosis import CERTAIN, SILENT, VANISHED, Diagnosis, Verdict, Window
+from asr.train.diagnosis import SILENT, VANISHED, Diagnosis, Verdict, Window
 
 EXPLODED = 10.0  # times the gradient norm that was usual while the loss still fell
 PAGE = "docs/training-guard.md"
@@ -32,8 +32,8 @@ def explain(diagnosis: Diagnosis, *, learning_rate: float, gradient_clip: float)
         said = (
             f"STUCK: {_output(now)}, and has been so for {now.step - diagnosis.silent_since.step} steps, longer than "
             f"CTC's plateau usually is: {loss}, {diagnosis.silent_since.loss:.3g} when it began; gradient norm "
-            f"{now.gradient_norm:.3g}. Check that transcripts belong to their audio (asr doctor, asr ledger); begin with "
-            "short utterances (data.sorta_grad=true); try a third of the learning rate, or three times as much "
+            f"{now.gradient_norm:.3g}. Check that transcripts belong to their audio (asr doctor, asr ledger); begin "
+            "with short utterances (data.sorta_grad=true); try a third of the learning rate, or three times as much "
             f"(optim.learning_rate, now {learning_rate:.2g})"
         )
     elif verdict == Verdict.COLLAPSE:
@@ -58,29 +58,29 @@ def _reason(diagnosis: Diagnosis, *, learning_rate: float, gradient_clip: float)
     """Why it has collapsed, and what to do."""
     windows = list(diagnosis.windows)
     now = windows[-1]
-    if now.gradient_norm <= VANISHED * diagnosis.largest_norm:
-        return (
-            f"The gradient has vanished (norm {now.gradient_norm:.2g}, at the most it was {diagnosis.largest_norm:.3g}), "
-            f"so no step will change this. Begin anew with a lower optim.learning_rate (now {learning_rate:.2g})"
-        )
     learnt = f"It had learnt (loss {diagnosis.best_loss:.3g})" if diagnosis.has_learnt else "It has not learnt yet"
-    sure = f"; it is sure of what is wrong (entropy {now.entropy:.2g} nats)" if _is_sure(diagnosis) else ""
+    sure = f"; it is sure of what is wrong (entropy {now.entropy:.2g} nats)" if diagnosis.is_surely_wrong(now) else ""
     best = min(range(len(windows)), key=lambda index: windows[index].loss)
     usual = _of(median, [window.gradient_norm for window in windows[: best + 1]])
     peak = _of(max, [window.gradient_norm for window in windows[best:]])
-    if peak >= EXPLODED * usual:
-        cause = f"the gradient norm has jumped from {usual:.3g} to {peak:.3g}: steps are too long"
+    exploded = peak >= EXPLODED * usual
+    if not exploded and now.gradient_norm <= VANISHED * diagnosis.first_norm:
+        return (
+            f"The gradient has vanished (norm {now.gradient_norm:.2g}, at first {diagnosis.first_norm:.3g}), so no "
+            f"step will change this. Begin anew with a lower optim.learning_rate (now {learning_rate:.2g})"
+        )
+    if exploded:
+        cause = f"the gradient norm has jumped from {usual:.3g} to {peak:.3g}: the learning rate is too high"
+    elif sure:
+        cause = f"the gradient norm has not jumped ({usual:.3g}, then {peak:.3g}): the learning rate is far too high"
     else:
-        cause = f"the gradient norm has not jumped ({usual:.3g} before, {peak:.3g} since); steps may still be too long"
+        cause = f"the gradient norm has not jumped ({usual:.3g}, then {peak:.3g}); the learning rate may be too high"
     clip = "" if gradient_clip else ", set optim.gradient_clip, which is off"
     return (
-        f"{learnt}{sure}; {cause}. Lower optim.learning_rate (now {learning_rate:.2g}), raise optim.warmup_steps{clip}; "
-        "then go on from a checkpoint of before, or begin anew. If that does not help, check the transcripts (asr doctor)"
+        f"{learnt}{sure}; {cause}. Lower optim.learning_rate (now {learning_rate:.2g}), raise optim.warmup_steps"
+        f"{clip}; then go on from a checkpoint of before, or begin anew. If that does not help, check the transcripts "
+        "(asr doctor)"
     )
-
-
-def _is_sure(diagnosis: Diagnosis) -> bool:
-    return diagnosis.windows[-1].entropy <= CERTAIN * diagnosis.guessing
 
 
 def _of(function: Callable[[list[float]], float], values: list[float]) -> float:

@@ -79,8 +79,7 @@ class SkippedBatches(lightning.Callback):
         if self._positions and trainer.is_global_zero:
             _say(
                 f"{len(self._positions)} steps of this run were skipped because their batches ran out of memory; "
-                f"{self._files} names their utterances, which were trained on in other epochs only, if at all; a lower "
-                "data.batch_seconds would have trained on all"
+                f"{self._files} names their utterances. With a lower data.batch_seconds none would have been"
             )
 
     @property
