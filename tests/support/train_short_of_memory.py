@@ -1,4 +1,4 @@
-"""`train_tones` where memory does not suffice for some utterances: `... ID:EPOCH:forward|backward ... KEY=VALUE ...`."""
+"""`train_tones` where memory does not suffice for some utterances: `python -m ... ID:EPOCH:WHERE ... KEY=VALUE ...`."""
 
 import sys
 from typing import Any
@@ -35,7 +35,9 @@ def run_short(faults: dict[tuple[str, int], str]) -> None:
     def loss(self: CtcTask, batch: Batch) -> Tensor:
         kinds = {faults.get((name, self.current_epoch)) for name in batch.ids}
         if "inside" in kinds:
-            full = self.model.stack.register_forward_hook(lambda module, args, out: (FullBackward.apply(out[0]), out[1]))
+            full = self.model.stack.register_forward_hook(
+                lambda module, args, out: (FullBackward.apply(out[0]), out[1])
+            )
             value = loss_of(self, batch)
             full.remove()
             return value
