@@ -256,7 +256,8 @@ class Trainer(Section):
     keep_last: PositiveInt = Field(default=2, description="last checkpoints to keep, beside the best one")
     log_every_steps: PositiveInt = 10
     max_skipped_steps: NonNegativeInt = Field(
-        default=10, description="steps in a row whose loss or gradient is not finite; one more ends the run"
+        default=10,
+        description="steps in a row whose gradient is not finite, or that run out of memory; one more ends the run",
     )
     deterministic: bool = Field(default=False, description="refuse operations that are not reproducible bit for bit")
 

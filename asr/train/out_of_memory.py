@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ class SkippedBatches(lightning.Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         # Rank 0's view: a step that some ranks left out and others did not would never end.
-        self._positions = trainer.strategy.broadcast(remembered(self.run, self.dataset))
+        positions = remembered(self.run, self.dataset) if trainer.is_global_zero else set()
+        self._positions = trainer.strategy.broadcast(positions)
 
     def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         pl_module.leave_out = (trainer.current_epoch, batch_idx // trainer.accumulate_grad_batches) in self._positions
@@ -59,18 +61,20 @@ class SkippedBatches(lightning.Callback):
         place, piece = divmod(batch_idx, trainer.accumulate_grad_batches)
         position = (trainer.current_epoch, place)
         failed = pl_module.guard.abandoned and not pl_module.leave_out
-        if piece + 1 < trainer.accumulate_grad_batches and not (failed and trainer.world_size > 1):
+        more = piece + 1 < trainer.accumulate_grad_batches
+        if more and not (failed and trainer.world_size > 1):
             return
+        step = trainer.global_step + more  # Lightning counts a step at its end
         batches, self._batches = self._batches, []
         self.in_a_row = self.in_a_row + 1 if pl_module.guard.abandoned else 0
         if failed:
-            self._write(trainer, batches, position)
+            self._write(trainer, batches, step, position)
             self._positions.add(position)
         elif pl_module.guard.abandoned and trainer.is_global_zero:
-            _say(f"step {trainer.global_step} skipped: its batch ran out of memory before; {self._files} names it")
+            _say(f"step {step} skipped: its batch ran out of memory before; {self._files} names it")
         if self.in_a_row > self.most_in_a_row:
             raise TrainingError(
-                f"step {trainer.global_step}: {self.in_a_row} steps in a row ran out of memory; {self._files} names "
+                f"step {step}: {self.in_a_row} steps in a row ran out of memory; {self._files} names "
                 "their utterances. Lower data.batch_seconds or data.max_seconds, or set trainer.precision=bf16; "
                 "asr doctor says what fits"
             )
@@ -78,7 +82,7 @@ class SkippedBatches(lightning.Callback):
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         if self._positions and trainer.is_global_zero:
             _say(
-                f"{len(self._positions)} steps of this run were skipped because their batches ran out of memory; "
+                f"steps of this run that were skipped because they ran out of memory: {len(self._positions)}; "
                 f"{self._files} names their utterances. With a lower data.batch_seconds none would have been"
             )
 
@@ -86,19 +90,17 @@ class SkippedBatches(lightning.Callback):
     def _files(self) -> str:
         return f"{self.run}/skipped-*.jsonl"
 
-    def _write(self, trainer: lightning.Trainer, batches: list[Batch], position: tuple[int, int]) -> None:
+    def _write(self, trainer: lightning.Trainer, batches: list[Batch], step: int, position: tuple[int, int]) -> None:
         """Into the file and onto the screen; raises if this rank is not alone."""
         ids = [name for batch in batches for name in batch.ids]
         seconds = max(int(batch.audio_lengths.max()) for batch in batches) / self.dataset.corpus.sample_rate_hz
-        alone = trainer.world_size == 1
-        step = trainer.global_step + (not alone)  # which is not at its end, if the others still work on it
         row = {"reason": REASON, "step": step, "epoch": position[0], "batch": position[1], "ids": ids}
         row |= {"seeds": torch.cat([batch.seeds for batch in batches]).tolist(), "longest_seconds": round(seconds, 3)}
         path = self.run / f"skipped-{trainer.global_rank}.jsonl"
         with path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(row, ensure_ascii=False) + "\n")
         what = f"{len(ids)} utterances of up to {seconds:.1f} s ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
-        if alone:
+        if trainer.world_size == 1:
             _say(f"step {step} skipped: out of memory on {what}; nothing was changed; {path} names them")
             return
         raise TrainingError(
@@ -113,22 +115,24 @@ def remembered(run: Path, dataset: BatchDataset) -> set[tuple[int, int]]:
 
     One whose utterances are not in that batch any more, because settings or data have changed since, is not among them.
     """
+    batches_of = lru_cache(maxsize=1)(dataset.plan.batches)
     positions: set[tuple[int, int]] = set()
     for path in sorted(run.glob("skipped-*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                _say(f"{path}:{number}: cut off; if that batch ran out of memory, it is not left out")
+                continue
             if row.get("reason") != REASON:
                 continue
-            if _still_there(row["epoch"], row["batch"], row["ids"], dataset):
-                positions.add((row["epoch"], row["batch"]))
+            epoch, place, batches = row["epoch"], row["batch"], batches_of(row["epoch"])
+            now = {dataset.corpus.ids[index] for index in batches[place]} if place < len(batches) else set()
+            if now.issuperset(row["ids"]) and now:
+                positions.add((epoch, place))
             else:
-                _say(f"{path}: step {row['step']} ran out of memory with other settings or data; it is not left out")
+                _say(f"{path}:{number}: ran out of memory with other settings or data; it is not left out")
     return positions
-
-
-def _still_there(epoch: int, place: int, ids: list[str], dataset: BatchDataset) -> bool:
-    batches = dataset.plan.batches(epoch)
-    return place < len(batches) and set(ids) <= {dataset.corpus.ids[index] for index in batches[place]}
 
 
 def _say(text: str) -> None:

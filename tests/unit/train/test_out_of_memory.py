@@ -163,7 +163,7 @@ def test_each_is_named_and_written_down_at_once(tmp_path: Path, capsys: pytest.C
     }
     errors = capsys.readouterr().err
     assert "step 3 skipped: out of memory on 2 utterances of up to 0.5 s (3a, 3b); nothing was changed" in errors
-    assert "3 steps of this run were skipped because their batches ran out of memory" in errors
+    assert "steps of this run that were skipped because they ran out of memory: 3;" in errors
 
 
 def test_many_in_a_row_end_the_run(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_resumed_run_leaves_them_out(tmp_path: Path, capsys: pytest.CaptureFix
     assert len(rows(tmp_path)) == 2
     errors = capsys.readouterr().err
     assert "step 3 skipped: its batch ran out of memory before" in errors
-    assert "2 steps of this run were skipped" in errors
+    assert "skipped because they ran out of memory: 2;" in errors
 
 
 def test_pieces_of_a_step_are_left_out_together(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_of_several_ranks_all_stop(tmp_path: Path, pieces: int) -> None:
     run = Run(SkippedBatches(tmp_path, dataset(), most_in_a_row=2), world_size=2, pieces=pieces)
     with pytest.raises(TrainingError, match=r"rank 0 ran out of memory on 2 utterances .*resume=true run_dir="):
         run("." * pieces + "x" * pieces)
-    assert [row["ids"] for row in rows(tmp_path)] == [["2a", "2b"]]
+    assert [(row["step"], row["ids"]) for row in rows(tmp_path)] == [(2, ["2a", "2b"])]
     resumed = Run(SkippedBatches(tmp_path, dataset(), most_in_a_row=2), world_size=2, pieces=pieces)
     resumed("." * 3 * pieces)
     assert resumed.left_out == [1] * pieces
@@ -209,9 +209,11 @@ def test_what_other_settings_made_of_it_is_not_left_out(tmp_path: Path, capsys: 
     other = {"reason": "not finite", "step": 3, "epoch": 1, "batch": 2, "ids": ["3a"]}
     good = row | {"ids": ["3b"], "epoch": 1}  # one rank's share of the batch
     lines = [json.dumps(one) for one in (row, far, other, good)]
-    (tmp_path / "skipped-1.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "skipped-1.jsonl").write_text("\n".join(lines) + "\n" + lines[3][:20])
     assert remembered(tmp_path, dataset()) == {(1, 2)}
-    assert capsys.readouterr().err.count("ran out of memory with other settings or data; it is not left out") == 2
+    errors = capsys.readouterr().err
+    assert errors.count("ran out of memory with other settings or data; it is not left out") == 2
+    assert "skipped-1.jsonl:5: cut off" in errors
 
 
 def test_a_run_without_any_leaves_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
