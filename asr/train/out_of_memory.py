@@ -47,6 +47,7 @@ class SkippedBatches(lightning.Callback):
         self._batches: list[Batch] = []  # of this step so far
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        pl_module.may_skip = True
         # Rank 0's view: a step that some ranks left out and others did not would never end.
         positions = remembered(self.run, self.dataset) if trainer.is_global_zero else set()
         self._positions = trainer.strategy.broadcast(positions)

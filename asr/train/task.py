@@ -60,6 +60,7 @@ class CtcTask(lightning.LightningModule):
         self.measures: Measures | None = None  # where somebody wants to know
         self.edits = [Edits(), Edits()]  # of the running validation: words, characters
         self.losses: Tensor = torch.zeros(0)  # (B,) of the last training step, by utterance
+        self.may_skip = False  # batches that run out of memory: only where somebody names them
         self.leave_out = False  # this batch: memory did not suffice for it before
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -93,7 +94,7 @@ class CtcTask(lightning.LightningModule):
         try:
             return self._loss(batch)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if not (self.may_skip and is_out_of_memory(error)):
                 raise
         return self._abandon(batch)  # here, where the error no longer holds what it was raised among
 
@@ -107,7 +108,7 @@ class CtcTask(lightning.LightningModule):
         try:
             super().backward(loss, *args, **kwargs)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if not (self.may_skip and is_out_of_memory(error)):
                 raise
             self.guard.abandoned = True
             self.losses = torch.full_like(self.losses, torch.nan)  # as where a resumed run leaves it out

@@ -55,6 +55,7 @@ def step(task: CtcTask, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
 def test_it_changes_nothing(optim: Optim, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     short = batch_of(2)
     task = task_of(optim)
+    task.may_skip = True
     optimizer = task.configure_optimizers()
     step(task, optimizer, batch_of(1))
     before = state(task, optimizer)
@@ -97,9 +98,20 @@ def test_the_very_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     task = task_of(Optim())
+    task.may_skip = True
     monkeypatch.setattr(task, "_loss", lambda batch: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="inconsistent tensor size"):
         task.training_step(batch_of(1), 0)
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_without_somebody_to_name_it_it_is_an_error(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = task_of(Optim())
+    monkeypatch.setattr(CtcTask, "_loss", CtcTask._loss)
+    run_short({("a", 0): where})
+    with pytest.raises(RuntimeError) as caught:
+        step(task, task.configure_optimizers(), batch_of(1))
+    assert is_out_of_memory(caught.value)
 
 
 def dataset() -> BatchDataset:
@@ -177,6 +189,7 @@ def test_a_resumed_run_leaves_them_out(tmp_path: Path, capsys: pytest.CaptureFix
     capsys.readouterr()
     resumed = Run(SkippedBatches(tmp_path, dataset(), most_in_a_row=2))
     resumed("......")
+    assert resumed.task.may_skip
     assert resumed.left_out == [2, 4]
     assert len(rows(tmp_path)) == 2
     errors = capsys.readouterr().err
