@@ -50,7 +50,7 @@ class Measures:
         counts = losses.isfinite() & (target_lengths > 0)
         rows = torch.stack((losses.detach(), target_lengths)).masked_fill(~counts, 0.0)  # (2, B)
         in_bucket = (audio_lengths > self._low) & (audio_lengths <= self._high)  # (buckets, B)
-        self._sums[5:] += (rows @ in_bucket.T.to(rows.dtype)).flatten()
+        self._sums[5:] += (rows[:, None] * in_bucket).sum(-1).flatten()  # no product of matrices: autocast would round
 
     @torch.no_grad()
     def add_gradient_norm(self, norm: Tensor) -> None:

@@ -71,6 +71,15 @@ def test_they_equal_a_loop_over_frames() -> None:
     assert_close(summed(batches, norms).read(7), slow(batches, norms))
 
 
+def test_autocast_does_not_round_them() -> None:
+    log_probs, *rest = batch(1)
+    single = (log_probs.float(), rest[0], rest[1].float() * 100, rest[2], rest[3])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = summed([single], [1.0]).read(7)
+    assert got.loss_by_length == pytest.approx(slow([single], [1.0]).loss_by_length, rel=1e-6)
+    assert got.entropy == pytest.approx(slow([single], [1.0]).entropy, rel=1e-6)
+
+
 def test_padding_changes_nothing() -> None:
     one, other = batch(1), batch(1)
     for item, length in enumerate(other[1]):
