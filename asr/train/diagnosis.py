@@ -88,7 +88,7 @@ class Diagnosis:
         verdict, before: the present one, and the one that it was before the last look.
         has_learnt: whether it ever made use of the audio.
         best_loss: of any look so far; first_norm: of the gradient at the first look. nan before that.
-        silent_since: the first of the looks without a break at which it was silent, if it is.
+        plateau_since: the look at which its plateau began.
         windows: the last looks.
     """
 
@@ -97,7 +97,7 @@ class Diagnosis:
         self.verdict = self.before = Verdict.BEGINNING
         self.has_learnt = False
         self.best_loss = self.first_norm = float("nan")
-        self.silent_since: Window | None = None
+        self.plateau_since: Window | None = None
         self.windows: deque[Window] = deque(maxlen=REMEMBERED)
 
     def add(self, window: Window) -> bool:
@@ -109,10 +109,6 @@ class Diagnosis:
         self.best_loss = min(window.loss, self.best_loss)  # in this order: a number, if one of them is
         if math.isnan(self.first_norm):
             self.first_norm = window.gradient_norm
-        if window.spoken >= SILENT:
-            self.silent_since = None
-        elif self.silent_since is None:
-            self.silent_since = window
         self.verdict = self._judge()
         return self.verdict != self.before
 
@@ -141,12 +137,12 @@ class Diagnosis:
         if self.has_learnt:
             lost = silent or all(w.loss >= LOST * guessing for w in recent)
             return Verdict.COLLAPSE if lost else self.verdict
-        if not silent:
+        if not silent or self.verdict in (Verdict.STUCK, Verdict.COLLAPSE):  # only learning ends those
             return self.verdict
         if all(w.gradient_norm <= VANISHED * self.first_norm for w in recent):
             return Verdict.COLLAPSE
-        assert self.silent_since is not None
-        steps = recent[-1].step - self.silent_since.step
+        self.plateau_since = self.plateau_since or recent[0]
+        steps = recent[-1].step - self.plateau_since.step
         return Verdict.STUCK if steps > LONGEST_PLATEAU_STEPS else Verdict.PLATEAU
 
     def state_dict(self) -> dict[str, Any]:
@@ -156,7 +152,7 @@ class Diagnosis:
             "has_learnt": self.has_learnt,
             "best_loss": self.best_loss,
             "first_norm": self.first_norm,
-            "silent_since": None if self.silent_since is None else astuple(self.silent_since),
+            "plateau_since": None if self.plateau_since is None else astuple(self.plateau_since),
             "windows": [astuple(window) for window in self.windows],
         }
 
@@ -164,5 +160,5 @@ class Diagnosis:
         """Go on from a checkpoint."""
         self.verdict, self.has_learnt = Verdict(state["verdict"]), state["has_learnt"]
         self.best_loss, self.first_norm = state["best_loss"], state["first_norm"]
-        self.silent_since = None if state["silent_since"] is None else Window(*state["silent_since"])
+        self.plateau_since = None if state["plateau_since"] is None else Window(*state["plateau_since"])
         self.windows = deque((Window(*row) for row in state["windows"]), maxlen=REMEMBERED)

@@ -28,10 +28,10 @@ def explain(diagnosis: Diagnosis, *, learning_rate: float, gradient_clip: float)
             f"gradients still arrive (norm {now.gradient_norm:.3g}). Nothing to do"
         )
     elif verdict == Verdict.STUCK:
-        assert diagnosis.silent_since is not None
+        assert diagnosis.plateau_since is not None
         said = (
-            f"STUCK: {_output(now)}, and has been so for {now.step - diagnosis.silent_since.step} steps, longer than "
-            f"CTC's plateau usually is: {loss}, {diagnosis.silent_since.loss:.3g} when it began; gradient norm "
+            f"STUCK: {_output(now)}, and has been so for {now.step - diagnosis.plateau_since.step} steps, longer than "
+            f"CTC's plateau usually is: {loss}, {diagnosis.plateau_since.loss:.3g} when it began; gradient norm "
             f"{now.gradient_norm:.3g}. Check that transcripts belong to their audio (asr doctor, asr ledger); begin "
             "with short utterances (data.sorta_grad=true); try a third of the learning rate, or three times as much "
             f"(optim.learning_rate, now {learning_rate:.2g})"

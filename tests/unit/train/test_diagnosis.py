@@ -152,6 +152,18 @@ def test_a_plateau_without_end() -> None:
     assert "the plateau is over" in told(diagnosis, AN4[-4:], first=3040)
 
 
+def test_no_verdict_flickers() -> None:
+    """A word now and then, or a gradient now and then, neither ends nor begins anything."""
+    word = (0.98, 0.2, 0.6, 4.0, 6.0)
+    assert judge(Diagnosis(AN4_GUESSING), (GUESSED, GUESSED, GUESSED, word) * 40) == [
+        (60, Verdict.PLATEAU),
+        (3100, Verdict.STUCK),
+    ]
+    dead = (1.0, 0.0, 0.6, 4.3, 1e-4)
+    rows = (*AN4[:3], *((dead,) * 3 + (GUESSED,) * 5) * 10)
+    assert judge(Diagnosis(AN4_GUESSING), rows) == [(100, Verdict.PLATEAU), (120, Verdict.COLLAPSE)]
+
+
 def test_a_few_odd_looks_change_nothing() -> None:
     diagnosis = Diagnosis(AN4_GUESSING)
     judge(diagnosis, AN4)
