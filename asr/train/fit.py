@@ -106,8 +106,8 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
         KeepUtteranceLosses(UtteranceLosses(train_corpus)),  # first, so that checkpoints hold each step's
         SkippedSteps(run, every_steps=config.trainer.log_every_steps, most_in_a_row=config.trainer.max_skipped_steps),
         SkippedBatches(run, loaders[0].dataset, most_in_a_row=config.trainer.max_skipped_steps),
-        RunCheckpoints(run, every_steps=config.trainer.checkpoint_every_steps, keep_last=config.trainer.keep_last),
         OutputWatch(train_corpus, tokenizer.encode, config.optim, every_steps=config.trainer.log_every_steps),
+        RunCheckpoints(run, every_steps=config.trainer.checkpoint_every_steps, keep_last=config.trainer.keep_last),
         ProgressLine(config.trainer.log_every_steps),
         LeftOut(ledger),
     ]

@@ -24,6 +24,8 @@ GUESSING_UTTERANCES = 2000  # enough for the entropy of tokens to two digits
 class OutputWatch(lightning.Callback):
     """Looks every `every_steps` steps, when the progress line does; every rank at the same ones.
 
+    It comes before the callback that saves checkpoints, so that those know of the step's look.
+
     Args:
         corpus: the training's.
         encode: text -> token ids.
@@ -37,9 +39,10 @@ class OutputWatch(lightning.Callback):
         guessing = guessing_loss(encode(corpus.texts[index]) for index in spread)
         self.diagnosis = Diagnosis(guessing)
         self.gradient_clip = optim.gradient_clip
-        self.bounds = tuple(sorted({int(bound) for bound in np.quantile(corpus.num_samples, QUARTILES)}))
-        ends = [f"{bound / corpus.sample_rate_hz:.1f}" for bound in self.bounds]
-        self.names = [*(f"guard/loss_to_{end}s" for end in ends), f"guard/loss_above_{ends[-1]}s"]
+        quartiles = np.quantile(corpus.num_samples, QUARTILES) / corpus.sample_rate_hz
+        ends = sorted({round(float(seconds), 1) for seconds in quartiles})
+        self.bounds = tuple(int(seconds * corpus.sample_rate_hz) for seconds in ends)
+        self.names = [*(f"guard/loss_to_{seconds}s" for seconds in ends), f"guard/loss_above_{ends[-1]}s"]
         self._looked = 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
