@@ -41,7 +41,7 @@ class OutputWatch(lightning.Callback):
         self.gradient_clip = optim.gradient_clip
         quartiles = np.quantile(corpus.num_samples, QUARTILES) / corpus.sample_rate_hz
         ends = sorted({round(float(seconds), 1) for seconds in quartiles})
-        self.bounds = tuple(int(seconds * corpus.sample_rate_hz) for seconds in ends)
+        self.bounds = tuple(round(seconds * corpus.sample_rate_hz) for seconds in ends)
         self.names = [*(f"guard/loss_to_{seconds}s" for seconds in ends), f"guard/loss_above_{ends[-1]}s"]
         self._looked = 0
 

@@ -135,6 +135,6 @@ def test_a_resumed_watch_does_not_say_it_again(capsys: pytest.CaptureFixture[str
 def test_utterances_of_one_length_are_one_bucket() -> None:
     watch = make_watch(num_samples=np.full(5, 8000))
     assert watch.names == ["guard/loss_to_0.5s", "guard/loss_above_0.5s"]
-    run = Run(make_watch(num_samples=np.full(5, 20000)))
+    run = Run(make_watch(num_samples=np.full(5, 20000)))  # 1.25 s
     run.steps(10, blank=0.9, loss=2.0)
-    assert [name for name in run.logged[0][1] if "loss_" in name] == ["guard/loss_to_1.2s"]
+    assert [name for name in run.logged[0][1] if "loss_" in name] == ["guard/loss_above_1.2s"]
