@@ -43,6 +43,17 @@ AN4_SLOW = (  # the same with optim.learning_rate=1e-5: it is still where it beg
     (0.000, 10.540, 4.063, 41.226, 117.068),
     (0.000, 9.244, 4.055, 35.858, 103.787),
 )
+AN4_LOST = (  # the same, WER 13 %, gone on with at optim.learning_rate=0.02; every tenth step. WER 100 % after the fourth
+    (0.605, 3.504, 0.557, 26.978, 418.026),
+    (0.996, 0.042, 0.512, 9.825, 50.981),
+    (0.951, 0.514, 0.340, 6.813, 24.422),
+    (0.941, 0.547, 0.577, 5.865, 8.176),
+    (0.998, 0.021, 0.643, 5.217, 4.390),
+    (1.000, 0.000, 0.601, 4.470, 2.056),
+    (1.000, 0.002, 0.689, 4.275, 1.145),
+    (0.998, 0.019, 0.563, 4.706, 1.748),
+    (0.999, 0.005, 0.592, 4.279, 1.593),
+)
 TONES_GUESSING = 1.69
 TONES_FAST = (  # optim.learning_rate=1, every tenth step
     (0.902, 0.918, 0.059, 8.507, 5.877),
@@ -115,6 +126,14 @@ def test_blanks_after_speech_are_a_collapse() -> None:
     assert judge(diagnosis, (GUESSED,) * 10, first=320) == [(380, Verdict.COLLAPSE)]
     diagnosis = Diagnosis(AN4_GUESSING)
     assert judge(diagnosis, (GUESSED,) * 10) == [(60, Verdict.PLATEAU)]
+
+
+def test_a_model_that_fell_back_to_blanks_is_not_on_a_plateau() -> None:
+    """Its last looks are those of the plateau."""
+    diagnosis = Diagnosis(AN4_GUESSING)
+    judge(diagnosis, AN4)
+    assert judge(diagnosis, AN4_LOST, first=320, steps=10) == [(350, Verdict.COLLAPSE)]
+    assert judge(Diagnosis(AN4_GUESSING), AN4_LOST[4:] * 2, steps=10)[0][1] == Verdict.PLATEAU
 
 
 def test_what_is_said_of_blanks_after_speech() -> None:
