@@ -43,7 +43,7 @@ AN4_SLOW = (  # the same with optim.learning_rate=1e-5: it is still where it beg
     (0.000, 10.540, 4.063, 41.226, 117.068),
     (0.000, 9.244, 4.055, 35.858, 103.787),
 )
-AN4_LOST = (  # the same, WER 13 %, gone on with at optim.learning_rate=0.02; every tenth step. WER 100 % after the fourth
+AN4_LOST = (  # the same, at a WER of 13 %, gone on with at optim.learning_rate=0.02, every tenth step: WER 100 %
     (0.605, 3.504, 0.557, 26.978, 418.026),
     (0.996, 0.042, 0.512, 9.825, 50.981),
     (0.951, 0.514, 0.340, 6.813, 24.422),
