@@ -44,13 +44,14 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one rank works on in one step.
+    """What one rank works on at a time: its share of a step's global batch, or one of the pieces of it.
 
     audio: (B, N) float32 in [-1, 1], zero-padded; audio_lengths: (B,) int64 samples. An item of length 0 stands in
         where a rank has nothing to do; it weighs nothing.
     targets: (B, U) int64 token ids, padded with 0 (blank); target_lengths: (B,) int64.
     seeds: (B,) int64, one for each (seed, epoch, utterance): the only source of augmentation's randomness.
     ids: the utterances' names; texts: their transcripts. seconds: audio in the batch, padding not counted.
+    step_tokens: target tokens of the whole global batch, on all ranks, by which the loss is divided.
     dropped: utterances of this batch that turned out to be unusable.
     numbers: (B,) int64, which utterances of the corpus these are (`Corpus.numbers`), 0 for a stand-in; None where
         nobody asks.
@@ -64,6 +65,7 @@ class Batch:
     ids: tuple[str, ...]
     texts: tuple[str, ...]
     seconds: float
+    step_tokens: int
     dropped: tuple[Drop, ...] = ()
     numbers: Tensor | None = None
 

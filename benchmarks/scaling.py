@@ -225,6 +225,7 @@ def made_up_batch(items: int, rank: int) -> Batch:
         ids=("",) * items,
         texts=("",) * items,
         seconds=float(lengths.sum()) / RATE_HZ,
+        step_tokens=items * tokens * (dist.get_world_size() if dist.is_initialized() else 1),
     )
 
 

@@ -249,6 +249,11 @@ class Trainer(Section):
     threads: NonNegativeInt = Field(
         default=0, description="CPU threads of each rank; 0: chosen from the cores and the model"
     )
+    pieces: PositiveInt = Field(
+        default=1,
+        description="parts in which each rank works through its share of a global batch, one after another: the same"
+        " step in less memory, but batch norm has each part's statistics",
+    )
     validate_every_epochs: PositiveInt = 1
     checkpoint_every_steps: NonNegativeInt = Field(
         default=0, description="also in the middle of an epoch; 0: at its end only"
@@ -258,6 +263,11 @@ class Trainer(Section):
     max_skipped_steps: NonNegativeInt = Field(
         default=10,
         description="steps in a row whose gradient is not finite, or that run out of memory; one more ends the run",
+    )
+    stall_seconds: NonNegativeFloat = Field(
+        default=900.0,
+        description="for which nothing may go on; then the run says which rank stalled, and ends; 0: it waits for ever."
+        " Longer than the slowest checkpoint takes to write",
     )
     deterministic: bool = Field(default=False, description="refuse operations that are not reproducible bit for bit")
 

@@ -23,6 +23,7 @@ class Corpus:
         ids, texts: of each utterance.
         num_samples: (n,) int64.
         numbers: (n,) int64, the place of each among all that were opened; leaving some out does not change it.
+        num_tokens: (n,) int64, target tokens of each; 0 until `drop_unusable` has counted them.
     """
 
     def __init__(self, readers: Sequence[ShardReader], sample_rate_hz: int) -> None:
@@ -33,6 +34,7 @@ class Corpus:
         self.num_samples = np.concatenate([np.asarray(r.num_samples, dtype=np.int64) for r in readers])
         self._starts = list(np.cumsum([0] + [len(reader.ids) for reader in readers]))
         self.numbers = np.arange(len(self.ids))
+        self.num_tokens = np.zeros(len(self.ids), dtype=np.int64)
 
     @classmethod
     def open(cls, folders: Sequence[Path | str], sample_rate_hz: int) -> Corpus:
@@ -110,6 +112,7 @@ class Corpus:
         self.ids = [self.ids[i] for i in indices]
         self.texts = [self.texts[i] for i in indices]
         self.num_samples, self.numbers = self.num_samples[indices], self.numbers[indices]
+        self.num_tokens = self.num_tokens[indices]
 
 
 def drop_unusable(
@@ -135,6 +138,7 @@ def drop_unusable(
     for index, (text, samples) in enumerate(zip(corpus.texts, corpus.num_samples, strict=True)):
         seconds = samples / corpus.sample_rate_hz
         tokens = encode(text)
+        corpus.num_tokens[index] = len(tokens)
         needed, available = required_frames(tokens), frame_count(int(samples / fastest_speed))
         if not text.strip():
             drops.append(corpus.drop(index, Reason.EMPTY_TEXT, "the transcript is empty"))

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import multiprocessing
 from collections.abc import Callable, Iterator
 from typing import TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from asr.audio.augment import Perturbation
 from asr.data.corpus import Corpus
 from asr.data.plan import BatchPlan
 from asr.data.remote import Unreachable
+from asr.data.workers import follow_parent
 from asr.types import Batch, Drop
 
 SILENT_STAND_IN_SAMPLES = 1  # a rank or batch with nothing to do gets one item of this many padding samples
 
 
 class BatchDataset(Dataset[Batch | Unreachable]):
-    """Item (epoch, step) is this rank's share of that global batch, decoded and collated.
+    """Item (epoch, place) is one piece of this rank's share of a global batch, decoded and collated.
+
+    The pieces of a step come one after another: place = step * pieces + piece. Piece k of all ranks together is the
+    global batch's items k, k + pieces, ...; so it does not depend on the number of ranks either.
 
     Where the audio lies elsewhere and cannot be fetched, the item is the error: raised in a worker it would reach the
     user with the worker's traceback.
@@ -32,7 +38,8 @@ class BatchDataset(Dataset[Batch | Unreachable]):
         encode: text -> token ids.
         seed: of the run; with epoch and utterance id it seeds augmentation.
         perturbation: what is done to the audio in training; None: nothing.
-        rank, world_size: this process's place; it takes items rank, rank + world_size, ...
+        rank, world_size: this process's place; it takes items rank, rank + world_size, ... of each piece.
+        pieces: of each share.
     """
 
     def __init__(
@@ -45,23 +52,26 @@ class BatchDataset(Dataset[Batch | Unreachable]):
         perturbation: Perturbation | None = None,
         rank: int = 0,
         world_size: int = 1,
+        pieces: int = 1,
     ) -> None:
         self.corpus, self.plan, self.encode, self.seed = corpus, plan, encode, seed
         self.perturbation = perturbation
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.pieces = rank, world_size, pieces
         self._epoch, self._batches = -1, []
         self._times: list[NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
-        return len(self.plan)
+        """Items of an epoch."""
+        return len(self.plan) * self.pieces
 
     def __getitem__(self, position: tuple[int, int]) -> Batch | Unreachable:
-        epoch, step = position
+        epoch, place = position
+        step, piece = divmod(place, self.pieces)
         if epoch != self._epoch:
             self._epoch, self._batches = epoch, self.plan.batches(epoch)
             self._times = _times_before(self._batches) if self.plan.repeats else None
         items, dropped = [], []
-        mine = slice(self.rank, None, self.world_size)
+        mine = slice(piece + self.pieces * self.rank, None, self.pieces * self.world_size)
         indices = self._batches[step][mine].tolist()
         times = self._times[step][mine].tolist() if self._times is not None else [0] * len(indices)
         try:
@@ -76,9 +86,13 @@ class BatchDataset(Dataset[Batch | Unreachable]):
             if self.perturbation is not None:
                 audio = self.perturbation(audio, seed, epoch)
             items.append((index, audio, seed))
-        return self._collate(items, tuple(dropped))
+        # Those that cannot be read count as well: who reads the others does not know of them.
+        step_tokens = int(self.corpus.num_tokens[self._batches[step]].sum())
+        return self._collate(items, tuple(dropped), step_tokens)
 
-    def _collate(self, items: list[tuple[int, NDArray[np.float32], int]], dropped: tuple[Drop, ...]) -> Batch:
+    def _collate(
+        self, items: list[tuple[int, NDArray[np.float32], int]], dropped: tuple[Drop, ...], step_tokens: int
+    ) -> Batch:
         texts = tuple(self.corpus.texts[index] for index, _, _ in items)
         targets = [self.encode(text) for text in texts]
         longest = max((len(audio) for _, audio, _ in items), default=SILENT_STAND_IN_SAMPLES)
@@ -100,6 +114,7 @@ class BatchDataset(Dataset[Batch | Unreachable]):
             ids=tuple(self.corpus.ids[index] for index, _, _ in items),
             texts=texts,
             seconds=float(audio_lengths.sum()) / self.corpus.sample_rate_hz,
+            step_tokens=step_tokens,
             dropped=dropped,
             numbers=torch.from_numpy(numbers),
         )
@@ -146,12 +161,20 @@ class Position(TypedDict):
 class BatchLoader:
     """Iterates over the batches of one epoch after another; sized and stateful, so that Lightning resumes exactly.
 
-    Each `iter()` goes on from the position: the rest of an epoch cut short, else the next epoch.
+    Each `iter()` goes on from the position: the rest of an epoch cut short, else the next epoch. The workers stay: they
+    read the next epoch's first batches while the model is validated.
+
+    Args:
+        dataset: pickled for the workers; what it encodes and perturbs with has to allow that.
+        num_workers: processes that read; 0: this one does.
+        pin_memory: hand the batches out in page-locked memory.
     """
 
     def __init__(self, dataset: BatchDataset, *, num_workers: int, pin_memory: bool = False) -> None:
         self.dataset, self.num_workers, self.pin_memory = dataset, num_workers, pin_memory
         self.position = Position(epoch=0, consumed=0)
+        self._items: Iterator[Batch | Unreachable] = iter(())
+        self._next: tuple[int, int] | None = None  # epoch and place of what `_items` gives next
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -160,18 +183,30 @@ class BatchLoader:
         if self.position["consumed"] >= len(self):
             self.position = Position(epoch=self.position["epoch"] + 1, consumed=0)
         epoch, start = self.position["epoch"], self.position["consumed"]
+        for place in range(start, len(self)):
+            if self._next != (epoch, place):
+                self._items = self._read_from(epoch, place)
+            self._next = (epoch, place + 1) if place + 1 < len(self) else (epoch + 1, 0)
+            batch = reached(next(self._items))
+            self.position = Position(epoch=epoch, consumed=place + 1)
+            yield batch
+
+    def _read_from(self, epoch: int, place: int) -> Iterator[Batch | Unreachable]:
+        """Items without end, from here on."""
+        if self.num_workers:
+            # Not by fork: this process has threads, and a fork may copy a lock that one of them holds.
+            multiprocessing.set_forkserver_preload([__name__, "asr.audio.augment", "asr.text.tokenizer"])
         loader = DataLoader(
             self.dataset,
             batch_size=None,
-            sampler=[(epoch, step) for step in range(start, len(self))],
+            sampler=_Places(epoch, place, len(self)),
             num_workers=self.num_workers,
+            multiprocessing_context="forkserver" if self.num_workers else None,
             prefetch_factor=4 if self.num_workers else None,
             pin_memory=self.pin_memory,
+            worker_init_fn=follow_parent,
         )
-        for step, item in enumerate(loader, start):
-            batch = reached(item)
-            self.position = Position(epoch=epoch, consumed=step + 1)
-            yield batch
+        return iter(loader)
 
     def state_dict(self) -> Position:
         """The position, for a checkpoint."""
@@ -180,3 +215,14 @@ class BatchLoader:
     def load_state_dict(self, state: Position) -> None:
         """Go on from a checkpoint's position at the next `iter()`."""
         self.position = Position(epoch=state["epoch"], consumed=state["consumed"])
+
+
+class _Places(Sampler[tuple[int, int]]):
+    """(epoch, place) of every item from a first one on."""
+
+    def __init__(self, epoch: int, place: int, per_epoch: int) -> None:
+        self.epoch, self.place, self.per_epoch = epoch, place, per_epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        first = self.epoch * self.per_epoch + self.place
+        return (divmod(number, self.per_epoch) for number in itertools.count(first))

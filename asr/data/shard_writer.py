@@ -10,10 +10,7 @@ import hashlib
 import io
 import json
 import multiprocessing
-import os
-import signal
 import tarfile
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -38,6 +35,7 @@ from asr.data.shards import (
     read_index,
     shard_name,
 )
+from asr.data.workers import follow_parent
 from asr.errors import DataError
 from asr.types import Drop, Utterance
 
@@ -96,7 +94,7 @@ def make_shards(folder: Path, numbers: Sequence[int], *, workers: int, progress:
             progress(make_shard(folder, number).num_planned)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy locks of the progress bar's thread
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=follow_parent) as pool:
         try:
             for future in as_completed([pool.submit(make_shard, folder, number) for number in numbers]):
                 progress(future.result().num_planned)
@@ -140,19 +138,6 @@ def finish(folder: Path, ledger: Ledger) -> None:
     with atomic_write(folder / INDEX_FILE) as handle:
         for name in sorted(names):
             handle.write((folder / f"{name}.jsonl").read_bytes())
-
-
-def _follow_parent() -> None:
-    """Leave Ctrl-C to the process that started this one, and end with it, by whatever it was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _digest(utterances: Sequence[Utterance], num_shards: int, sample_rate_hz: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -12,18 +14,34 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+@dataclass
+class Sums:
+    """What this process has asked of `sum_over_ranks`; tells where it stands when ranks wait for each other."""
+
+    begun: int = 0
+    ended: int = 0  # on a GPU: handed to it
+    size: int = 0  # numbers in the last one
+
+    def all_reduce(self, value: Tensor) -> Tensor:
+        """The sum of every rank's value."""
+        total = value.clone()
+        self.begun, self.size = self.begun + 1, total.numel()
+        dist.all_reduce(total)
+        self.ended += 1
+        return total
+
+
+SUMS = Sums()
+
+
 class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx, value: Tensor) -> Tensor:
-        total = value.clone()
-        dist.all_reduce(total)
-        return total
+        return SUMS.all_reduce(value)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total
+        return SUMS.all_reduce(gradients[0])
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

@@ -135,12 +135,20 @@ class RunCheckpoints(lightning.Callback):
             signal.signal(number, handler)
         self._handlers = {}
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:  # within a step, of which nothing can be kept
+            return
         # A rank decides alone only if it is alone: otherwise all ask rank 0, or one would save and the others wait.
         asked = int(trainer.strategy.broadcast(self.signal_number)) if trainer.world_size > 1 else self.signal_number
         if asked or (self.every_steps and trainer.global_step % self.every_steps == 0):
             self._save(trainer)
         if asked:
+            # All is saved. What ends the other ranks when the first one leaves must not change how they end.
+            self._handlers |= dict.fromkeys((signal.SIGTERM, signal.SIGUSR1), signal.SIG_IGN)
+            for number in (signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_IGN)
             raise Interrupted(asked)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

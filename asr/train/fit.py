@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,10 @@ from asr.train.progress import ProgressLine
 from asr.train.ranks import global_rank
 from asr.train.task import CtcTask
 from asr.train.utterance_losses import KeepUtteranceLosses
+from asr.train.watchdog import Watchdog
 from asr.types import Drop
 
+NO_TIMEOUT = timedelta(days=7)
 NORMALIZATION_UTTERANCES = 1000  # enough for a mean and variance of each bin to three digits
 
 # Warnings of Lightning's and torch's that tell a user nothing.
@@ -88,7 +91,7 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
     speech_model.features.fit_normalization(_sample(train_corpus, config.seed, ledger))
 
     loaders = make_loaders(config, train_corpus, validation, tokenizer, config.trainer.world_size)
-    steps_per_epoch = len(loaders[0])
+    steps_per_epoch = len(loaders[0].dataset.plan)
     task = make_task(config, speech_model, tokenizer, steps_per_epoch=steps_per_epoch)
     _describe(
         config,
@@ -102,7 +105,7 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
         total_steps=task.total_steps,
     )
 
-    callbacks = [
+    callbacks: list[lightning.Callback] = [
         KeepUtteranceLosses(UtteranceLosses(train_corpus)),  # first, so that checkpoints hold each step's
         SkippedSteps(run, every_steps=config.trainer.log_every_steps, most_in_a_row=config.trainer.max_skipped_steps),
         SkippedBatches(run, loaders[0].dataset, most_in_a_row=config.trainer.max_skipped_steps),
@@ -111,6 +114,8 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
         ProgressLine(config.trainer.log_every_steps),
         LeftOut(ledger),
     ]
+    if config.trainer.stall_seconds:
+        callbacks.append(Watchdog(run, stall_seconds=config.trainer.stall_seconds))
     trainer = _trainer(config, run, task, tokenizer, callbacks)
     try:
         trainer.fit(task, loaders[0], loaders[1], ckpt_path=resume_from)
@@ -205,6 +210,7 @@ def make_task(config: Config, speech_model: SpeechModel, tokenizer: Tokenizer, *
         seed=config.seed,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
+        pieces=config.trainer.pieces,
     )
 
 
@@ -228,11 +234,12 @@ def make_loaders(
         sorta_grad=data.sorta_grad,
         mixture=_mixture(config, train),
     )
-    smallest = int(np.diff(plan.bounds).min())
-    if smallest < world_size:
+    parts, usual = world_size * config.trainer.pieces, int(np.median(np.diff(plan.bounds)))
+    if usual < parts:  # in a few batches some may have nothing to do
+        pieces = f", each in {config.trainer.pieces} pieces" if config.trainer.pieces > 1 else ""
         raise ConfigError(
-            f"data.batch_seconds={data.batch_seconds}: a global batch holds {smallest} utterances only, "
-            f"{world_size} ranks share it; raise data.batch_seconds or lower data.max_seconds"
+            f"data.batch_seconds={data.batch_seconds}: most global batches hold {usual} utterances at the most, "
+            f"{world_size} ranks share each{pieces}; raise data.batch_seconds or lower data.max_seconds"
         )
     longest = int(validation.num_samples.max())
     validation_plan = BatchPlan(
@@ -250,6 +257,7 @@ def make_loaders(
         perturbation=augment.build(config.augment, data.sample_rate_hz),
         rank=rank,
         world_size=world_size,
+        pieces=config.trainer.pieces,
     )
     validation_dataset = BatchDataset(
         validation, validation_plan, encode=lambda text: [], rank=rank, world_size=world_size
@@ -277,7 +285,11 @@ def _trainer(
     gpu = on_gpu(config)
     several = settings.world_size > 1
     strategy = DDPStrategy(
-        process_group_backend="nccl" if gpu else "gloo", broadcast_buffers=False, gradient_as_bucket_view=True
+        process_group_backend="nccl" if gpu else "gloo",
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        # The watchdog says more than a collective that gives up, and has to come before it.
+        timeout=timedelta(seconds=2 * settings.stall_seconds) if settings.stall_seconds else NO_TIMEOUT,
     )
 
     def provenance() -> dict[str, Any]:
@@ -302,6 +314,7 @@ def _trainer(
         precision="bf16-mixed" if uses_bf16(settings.precision, gpu) else 32,
         max_epochs=settings.max_epochs,
         max_steps=settings.max_steps or -1,
+        accumulate_grad_batches=settings.pieces,
         check_val_every_n_epoch=settings.validate_every_epochs,
         num_sanity_val_steps=0,
         log_every_n_steps=settings.log_every_steps,

@@ -46,7 +46,7 @@ class ProgressLine(lightning.Callback):
         self.last_end = time.perf_counter()
         self.seconds += batch.seconds
         self.losses.append(outputs["loss"].detach())
-        if trainer.global_step % self.every_steps == 0:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and trainer.global_step % self.every_steps == 0:
             self.figures = self._figures(trainer)
             pl_module.log_dict(self.figures, batch_size=1)
             self._show(trainer, self.figures)

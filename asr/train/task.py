@@ -36,6 +36,7 @@ class CtcTask(lightning.LightningModule):
         optim: optimiser and schedule.
         seed: of the run; dropout draws from (seed, step, rank) alone.
         steps_per_epoch, total_steps: for the schedule.
+        pieces: batches that make up a step on each rank, one after another.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class CtcTask(lightning.LightningModule):
         seed: int,
         steps_per_epoch: int,
         total_steps: int,
+        pieces: int = 1,
     ) -> None:
         super().__init__()
         self.model = model
@@ -54,7 +56,10 @@ class CtcTask(lightning.LightningModule):
         self.optim = optim
         self.seed = seed
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
-        set_vanishing_regularizer(model, optim.vanishing_regularizer)
+        self.pieces = pieces
+        set_vanishing_regularizer(
+            model, optim.vanishing_regularizer / pieces
+        )  # each piece's backward pass adds its own
         self.average = WeightAverage(model, optim.ema_decay) if optim.ema_decay else None
         self.guard = StepGuard(model)
         self.measures: Measures | None = None  # where somebody wants to know
@@ -79,7 +84,8 @@ class CtcTask(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # The step's randomness and learning rate are functions of its number: nothing to save, nothing to restore.
-        torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)) & (2**63 - 1))
+        part = batch_idx % self.pieces + self.pieces * self.global_rank  # of the global batch
+        torch.manual_seed(hash((self.seed, self.global_step, part)) & (2**63 - 1))
         rate = learning_rate(
             self.optim, step=self.global_step, steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps
         )
@@ -88,7 +94,8 @@ class CtcTask(lightning.LightningModule):
         self.model.stack.set_epoch(self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self.guard.begin()
+        if batch_idx % self.pieces == 0:
+            self.guard.begin()
         if self.leave_out or self.guard.abandoned:
             return self._abandon(batch)
         try:
@@ -121,8 +128,8 @@ class CtcTask(lightning.LightningModule):
         if self.measures is not None:
             self.measures.add(log_probs, lengths, losses, batch.audio_lengths, batch.target_lengths)
         total = losses.masked_fill(lengths == 0, 0.0).sum()  # an item of no frames is a stand-in
-        num_tokens = sum_over_ranks(batch.target_lengths.sum()).clamp(min=1)
-        return total * world_size() / num_tokens  # DDP takes the mean over ranks
+        # DDP takes the mean over ranks, and Lightning over a step's pieces.
+        return total * (world_size() * self.pieces / batch.step_tokens)
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         # Lightning's own refuses fused optimisers; ours needs no unscaling, as bf16 needs no loss scale.

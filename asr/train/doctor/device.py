@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,31 +65,31 @@ def check_batches(config: Config, train: Corpus, validation: Corpus, tokenizer: 
     except ConfigError as error:
         return Line("batches", Verdict.ERROR, str(error), "the setting that the message names")
     padding = 100 * loader.dataset.plan.padding_share()
-    return Line("batches", Verdict.OK, f"{len(loader)} steps an epoch, {padding:.1f} % of them padding")
+    return Line("batches", Verdict.OK, f"{len(loader.dataset.plan)} steps an epoch, {padding:.1f} % of them padding")
 
 
 class Shape(NamedTuple):
-    """A rank's share of a batch that the plan can make."""
+    """What a rank works on at a time of a batch that the plan can make."""
 
     items: list[int]  # indices of utterances
     num_samples: int  # of its longest item
 
 
-def largest_batches(plan: BatchPlan, *, world_size: int = 1, slowest_speed: float = 1.0) -> list[Shape]:
+def largest_batches(plan: BatchPlan, *, shares: int = 1, slowest_speed: float = 1.0) -> list[Shape]:
     """The batch with most audio, padding included, and the one with the longest item, if that is another.
 
     Args:
         plan: of training. All epochs cut an order by jittered length at the same places, so that an item is longer than
             its place in the sorted order by at most (1 + jitter) / (1 - jitter).
-        world_size: ranks that share a batch.
+        shares: parts of a global batch, one for each rank and piece.
         slowest_speed: speed perturbation lengthens audio by 1 / this.
     """
     batches = plan.sorted_batches(1)
     worst = (1 + plan.jitter) / (1 - plan.jitter)
     longest = np.minimum(plan.longest[-1], np.floor(plan.longest * worst).astype(np.int64))
-    cost = -(-np.array([len(batch) for batch in batches]) // world_size) * longest
+    cost = -(-np.array([len(batch) for batch in batches]) // shares) * longest
     places = dict.fromkeys([int(np.argmax(cost)), len(batches) - 1])
-    return [Shape(batches[place][::world_size].tolist(), math.ceil(longest[place] / slowest_speed)) for place in places]
+    return [Shape(batches[place][::shares].tolist(), math.ceil(longest[place] / slowest_speed)) for place in places]
 
 
 def check_steps(
@@ -182,14 +182,16 @@ def take_steps(
     world_size = config.trainer.world_size
     loader, validation_loader = fit.make_loaders(config, train, validation, tokenizer, world_size)
     try:
-        task = fit.make_task(config, model, tokenizer, steps_per_epoch=len(loader)).to(device)
+        plan, pieces = loader.dataset.plan, config.trainer.pieces
+        task = fit.make_task(config, model, tokenizer, steps_per_epoch=len(plan)).to(device)
         optimizer = task.configure_optimizers()
         bf16 = fit.uses_bf16(config.trainer.precision, on_gpu)
 
-        def step(batch: Batch) -> None:
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-                loss = task.training_step(batch.to(device), 0)
-            loss.backward()
+        def step(batches: Sequence[Batch]) -> None:
+            for piece, batch in enumerate(batches):
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+                    loss = task.training_step(batch.to(device), piece)
+                (loss / pieces).backward()
             task.configure_gradient_clipping(optimizer)
             optimizer.step()
             if task.average is not None:
@@ -198,13 +200,12 @@ def take_steps(
             if on_gpu:
                 torch.cuda.synchronize()
 
-        plan = loader.dataset.plan
-        for shape in largest_batches(plan, world_size=world_size, slowest_speed=min(config.augment.speeds)):
+        for shape in largest_batches(plan, shares=world_size * pieces, slowest_speed=min(config.augment.speeds)):
             seconds = shape.num_samples / config.data.sample_rate_hz
             say(("shape", f"{len(shape.items)} x {seconds:.1f} s of audio"))
-            step(_full_batch(train, shape, tokenizer))
+            step([_full_batch(train, shape, tokenizer)] * min(pieces, 2))  # the second beside the first's gradients
         say(("memory", _peak_memory(on_gpu)))
-        figures = {"total_steps": task.total_steps, "steps_per_epoch": len(loader)}
+        figures = {"total_steps": task.total_steps, "steps_per_epoch": len(plan)}
         say(("time", figures | _time(loader.dataset, validation_loader.dataset, task, step, device)))
         say(("memory", _peak_memory(on_gpu)))  # other lengths leave gaps between what is kept
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is one of them
@@ -225,22 +226,31 @@ def _full_batch(corpus: Corpus, shape: Shape, tokenizer: Tokenizer) -> Batch:
         ids=tuple(corpus.ids[index] for index in shape.items),
         texts=tuple(corpus.texts[index] for index in shape.items),
         seconds=num_items * shape.num_samples / corpus.sample_rate_hz,
+        step_tokens=sum(len(target) for target in targets),
     )
 
 
 def _time(
-    dataset: BatchDataset, validation: BatchDataset, task: CtcTask, step: Callable[[Batch], None], device: torch.device
+    dataset: BatchDataset,
+    validation: BatchDataset,
+    task: CtcTask,
+    step: Callable[[Sequence[Batch]], None],
+    device: torch.device,
 ) -> dict[str, float]:
-    """Mean seconds to load a batch and to take its step, and seconds of a validation."""
+    """Mean seconds to load a rank's share of a batch and to take its step, and seconds of a validation."""
+
+    def load(place: int) -> list[Batch]:
+        return [reached(dataset[1, place * dataset.pieces + piece]) for piece in range(dataset.pieces)]
+
     by_cost = np.argsort([int(dataset.plan.num_samples[batch].sum()) for batch in dataset.plan.batches(1)])
     places = np.unique(((np.arange(TIMED_STEPS) + 0.5) / TIMED_STEPS * len(by_cost)).astype(int))
-    step(reached(dataset[1, int(by_cost[places[0]])]))  # compiled loops and kernels are made and chosen here
+    step(load(int(by_cost[places[0]])))  # compiled loops and kernels are made and chosen here
     load_seconds, compute_seconds, begin = [], [], time.perf_counter()
     for place in np.random.default_rng(0).permutation(places):
         start = time.perf_counter()
-        batch = reached(dataset[1, int(by_cost[place])])
+        batches = load(int(by_cost[place]))
         loaded = time.perf_counter()
-        step(batch)
+        step(batches)
         load_seconds.append(loaded - start)
         compute_seconds.append(time.perf_counter() - loaded)
         if time.perf_counter() - begin > TIMED_SECONDS:

@@ -1,5 +1,10 @@
-"""Batches from shards: shares of ranks, and utterances that turn out unreadable."""
+"""Batches from shards: shares of ranks, pieces, positions, and utterances that turn out unreadable."""
 
+import os
+import subprocess
+import sys
+import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +12,7 @@ import pytest
 
 from asr.data.corpus import Corpus
 from asr.data.ledger import Ledger
-from asr.data.loader import BatchDataset
+from asr.data.loader import BatchDataset, BatchLoader
 from asr.data.plan import BatchPlan
 from asr.data.shard_writer import write_shards
 from asr.types import Batch, Drop
@@ -27,12 +32,25 @@ def folders(tmp_path: Path) -> list[Path]:
     return folders
 
 
-def batches(folders: list[Path], rank: int = 0, world_size: int = 1) -> list[Batch]:
-    """The batches of an epoch, two utterances each over all ranks."""
+def ones(text: str) -> list[int]:
+    """As many tokens as letters; not a lambda, so that it can be pickled for workers."""
+    return [1] * len(text)
+
+
+def dataset_of(
+    folders: list[Path], rank: int = 0, world_size: int = 1, pieces: int = 1, *, shuffle: bool = False
+) -> BatchDataset:
+    """Batches of two utterances each over all ranks."""
     corpus = Corpus.open(folders, RATE_HZ)
-    plan = BatchPlan(corpus.num_samples, seed=0, batch_samples=10 * RATE_HZ, max_items=2, shuffle=False)
-    dataset = BatchDataset(corpus, plan, encode=lambda text: [1] * len(text), rank=rank, world_size=world_size)
-    return [dataset[0, step] for step in range(len(dataset))]
+    corpus.num_tokens[:] = [len(text) for text in corpus.texts]
+    plan = BatchPlan(corpus.num_samples, seed=0, batch_samples=10 * RATE_HZ, max_items=2, jitter=0.3, shuffle=shuffle)
+    return BatchDataset(corpus, plan, encode=ones, rank=rank, world_size=world_size, pieces=pieces)
+
+
+def batches(folders: list[Path], *place: int) -> list[Batch]:
+    """The batches of an epoch."""
+    dataset = dataset_of(folders, *place)
+    return [item for k in range(len(dataset)) if isinstance(item := dataset[0, k], Batch)]
 
 
 def test_ranks_share_each_batch(folders: list[Path]) -> None:
@@ -45,6 +63,81 @@ def test_ranks_share_each_batch(folders: list[Path]) -> None:
         assert sum(share[step].seconds for share in shares) == pytest.approx(batch.seconds)
         stand_in = shares[2][step]
         assert (stand_in.audio.shape, stand_in.audio_lengths.tolist(), stand_in.ids) == ((1, 1), [0], ())
+
+
+def test_pieces_of_all_ranks_make_up_each_batch(folders: list[Path]) -> None:
+    whole = batches(folders)
+    assert [batch.step_tokens for batch in whole] == [3, 8, 13]
+    pieces = batches(folders, 0, 1, 2)
+    assert len(pieces) == 6
+    for step, batch in enumerate(whole):
+        assert pieces[2 * step].ids + pieces[2 * step + 1].ids == batch.ids
+        assert [piece.step_tokens for piece in pieces[2 * step : 2 * step + 2]] == [batch.step_tokens] * 2
+    both = [batches(folders, rank, 2, 2) for rank in range(2)]
+    for mine, piece in zip(both[0], pieces, strict=True):  # a piece is that of one process, shared by the ranks
+        assert mine.ids == piece.ids
+    assert all(not batch.ids for batch in both[1])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_loader_goes_on_where_another_one_stood(folders: list[Path], num_workers: int) -> None:
+    def ids(loader: BatchLoader, count: int) -> list[tuple[str, ...]]:
+        """Of the next batches, epoch after epoch."""
+        endless = (batch.ids for _ in range(9) for batch in loader)
+        return list(islice(endless, count))
+
+    expected = ids(BatchLoader(dataset_of(folders, shuffle=True), num_workers=0), 9)
+    assert expected[:3] != expected[3:6]
+    one = BatchLoader(dataset_of(folders, shuffle=True), num_workers=num_workers)
+    assert ids(one, 4) == expected[:4]
+    other = BatchLoader(dataset_of(folders, shuffle=True), num_workers=num_workers)
+    other.load_state_dict(one.state_dict())
+    assert ids(other, 2) == expected[4:6]
+    assert ids(other, 3) == expected[6:]  # at an epoch's end, with the same workers
+    other.load_state_dict(one.state_dict())  # back, though they have read on
+    assert ids(other, 5) == expected[4:]
+
+
+READ = """
+import multiprocessing, sys, time
+from pathlib import Path
+from asr.data.loader import BatchLoader
+from tests.unit.data.test_loader import dataset_of
+
+if __name__ == "__main__":
+    batches = iter(BatchLoader(dataset_of([Path(sys.argv[1])]), num_workers=2))
+    next(batches)
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    time.sleep(60)
+"""
+
+
+def test_workers_end_with_a_process_that_is_killed(folders: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "read.py").write_text(READ)
+    root = Path(__file__).parents[3]
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "read.py"), str(folders[0])],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    workers = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(workers) == 2
+    assert all(Path(f"/proc/{pid}").exists() for pid in workers)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 10
+    while any(_runs(pid) for pid in workers):
+        assert time.monotonic() < deadline, "workers outlived the process that they read for"
+        time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_goes_on(folders: list[Path]) -> None:

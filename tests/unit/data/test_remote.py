@@ -60,6 +60,11 @@ def test_same_as_local(folder: Path, server: RangeServer) -> None:
     assert ShardReader(f"file://{folder}").read(3) == local.read(3)
 
 
+def one_token(text: str) -> list[int]:
+    """Not a lambda, so that it can be pickled for workers."""
+    return [1]
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_loader(folder: Path, server: RangeServer, num_workers: int) -> None:
@@ -68,7 +73,7 @@ def test_loader(folder: Path, server: RangeServer, num_workers: int) -> None:
     def batches(*folders: Path | str) -> list[tuple[tuple[str, ...], np.ndarray]]:
         corpus = Corpus.open(folders, RATE_HZ)
         plan = BatchPlan(corpus.num_samples, seed=0, batch_samples=8000, max_items=4)
-        loader = BatchLoader(BatchDataset(corpus, plan, encode=lambda text: [1]), num_workers=num_workers)
+        loader = BatchLoader(BatchDataset(corpus, plan, encode=one_token), num_workers=num_workers)
         return [(batch.ids, batch.audio.numpy().copy()) for batch in loader]
 
     expected, got = batches(folder, folder), batches(f"{server.url}/some", folder)
@@ -132,7 +137,7 @@ def test_damage_drops_an_utterance_and_an_outage_stops(folder: Path, server: Ran
     assert f"{server.url}/some/shard-000001.tar at byte" in drops[0].detail
     (folder / "shard-000001.tar").unlink()
     plan = BatchPlan(corpus.num_samples, seed=0, batch_samples=3000, max_items=4)
-    loader = BatchLoader(BatchDataset(corpus, plan, encode=lambda text: [1]), num_workers=num_workers)
+    loader = BatchLoader(BatchDataset(corpus, plan, encode=one_token), num_workers=num_workers)
     with pytest.raises(Unreachable, match=r"shard-000001\.tar: not found$"):
         list(loader)
 

@@ -50,6 +50,7 @@ def batch_of(seed: int, spoilt: str = "") -> Batch:
         ("a", "b"),
         ("", ""),
         1.0,
+        5,
     )
 
 

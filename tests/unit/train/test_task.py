@@ -30,7 +30,7 @@ def task() -> CtcTask:
 def stand_in() -> Batch:
     """What a batch of unreadable utterances holds."""
     zero = torch.zeros(1, dtype=torch.int64)
-    return Batch(torch.zeros(1, 1), zero, torch.zeros(1, 0, dtype=torch.int64), zero, zero, (), (), 0.0)
+    return Batch(torch.zeros(1, 1), zero, torch.zeros(1, 0, dtype=torch.int64), zero, zero, (), (), 0.0, 1)
 
 
 def test_a_step_on_nothing_has_no_loss_and_no_gradient(task: CtcTask) -> None:

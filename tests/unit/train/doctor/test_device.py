@@ -30,7 +30,7 @@ GIB = 2**30
 )
 def test_no_batch_of_any_epoch_is_larger(lengths: list[int], jitter: float, world_size: int, seed: int) -> None:
     plan = BatchPlan(np.array(lengths), seed=seed, batch_samples=1000, max_items=6, jitter=jitter, sorta_grad=True)
-    shapes = largest_batches(plan, world_size=world_size)
+    shapes = largest_batches(plan, shares=world_size)
     samples = max(len(shape.items) * shape.num_samples for shape in shapes)
     longest = max(shape.num_samples for shape in shapes)
     met = [
@@ -51,7 +51,7 @@ def test_slow_speech_is_longer() -> None:
     plan = BatchPlan(np.array([100, 90, 80]), seed=1, batch_samples=300, max_items=8)
     (shape,) = largest_batches(plan, slowest_speed=0.9)
     assert (len(shape.items), shape.num_samples) == (3, math.ceil(100 / 0.9))
-    assert largest_batches(plan, world_size=2)[0].items == [2, 0]
+    assert largest_batches(plan, shares=2)[0].items == [2, 0]
 
 
 def test_the_longest_item_is_tried_too() -> None:
@@ -79,7 +79,8 @@ def test_devices_that_are_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ([16000] * 8, 2, ""),
         ([16000, 16000 * 7], 1, "the longest utterance has 112000 samples"),
-        ([16000] * 2, 3, "a global batch holds 2 utterances only, 3 ranks share it"),
+        ([16000] * 2, 3, "most global batches hold 2 utterances at the most, 3 ranks share each; raise"),
+        ([16000] * 4 + [16000 * 5], 2, ""),  # the longest has a batch of its own, where one rank has nothing to do
         ([], 1, "no utterance is left"),
     ],
 )
