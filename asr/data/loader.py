@@ -1,4 +1,4 @@
-"""From a batch plan to batches: decode in workers, collate, and a position that a checkpoint can hold."""
+"""From a batch plan to batches: decode in workers, collate, and go on from any place of any epoch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import multiprocessing
 from collections.abc import Callable, Iterator
-from typing import TypedDict
 
 import numpy as np
 import torch
@@ -151,28 +150,25 @@ def _times_before(batches: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
     return np.split(times, np.cumsum([len(batch) for batch in batches])[:-1])
 
 
-class Position(TypedDict):
-    """Where a loader stands: `consumed` batches of `epoch` have been handed out."""
-
-    epoch: int
-    consumed: int
-
-
 class BatchLoader:
-    """Iterates over the batches of one epoch after another; sized and stateful, so that Lightning resumes exactly.
+    """Iterates over the batches of one epoch after another, on from any place.
 
-    Each `iter()` goes on from the position: the rest of an epoch cut short, else the next epoch. The workers stay: they
-    read the next epoch's first batches while the model is validated.
+    The workers stay: they read the next epoch's first batches while the model is validated.
 
     Args:
         dataset: pickled for the workers; what it encodes and perturbs with has to allow that.
         num_workers: processes that read; 0: this one does.
         pin_memory: hand the batches out in page-locked memory.
+
+    Attributes:
+        consumed: tells how many batches have been taken before, over all epochs; there the next `iter()` begins, to the
+            end of that epoch. Training sets it to a count that its checkpoints hold anyway, so there is no state to
+            save here.
     """
 
     def __init__(self, dataset: BatchDataset, *, num_workers: int, pin_memory: bool = False) -> None:
         self.dataset, self.num_workers, self.pin_memory = dataset, num_workers, pin_memory
-        self.position = Position(epoch=0, consumed=0)
+        self.consumed: Callable[[], int] = lambda: 0
         self._items: Iterator[Batch | Unreachable] = iter(())
         self._next: tuple[int, int] | None = None  # epoch and place of what `_items` gives next
 
@@ -180,16 +176,12 @@ class BatchLoader:
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.position["consumed"] >= len(self):
-            self.position = Position(epoch=self.position["epoch"] + 1, consumed=0)
-        epoch, start = self.position["epoch"], self.position["consumed"]
+        epoch, start = divmod(self.consumed(), len(self))
         for place in range(start, len(self)):
             if self._next != (epoch, place):
                 self._items = self._read_from(epoch, place)
             self._next = (epoch, place + 1) if place + 1 < len(self) else (epoch + 1, 0)
-            batch = reached(next(self._items))
-            self.position = Position(epoch=epoch, consumed=place + 1)
-            yield batch
+            yield reached(next(self._items))
 
     def _read_from(self, epoch: int, place: int) -> Iterator[Batch | Unreachable]:
         """Items without end, from here on."""
@@ -208,13 +200,12 @@ class BatchLoader:
         )
         return iter(loader)
 
-    def state_dict(self) -> Position:
-        """The position, for a checkpoint."""
-        return Position(epoch=self.position["epoch"], consumed=self.position["consumed"])
+    def state_dict(self) -> dict[str, int]:
+        """Nothing; but without it Lightning takes a loader for one that cannot go on in the middle of an epoch."""
+        return {}
 
-    def load_state_dict(self, state: Position) -> None:
-        """Go on from a checkpoint's position at the next `iter()`."""
-        self.position = Position(epoch=state["epoch"], consumed=state["consumed"])
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Nothing, see `state_dict`."""
 
 
 class _Places(Sampler[tuple[int, int]]):

@@ -18,6 +18,7 @@ from asr.checkpoint import CONFIG, TRAINER, WEIGHTS, read_index, save, verify, w
 from asr.config import Config, from_yaml
 from asr.errors import CheckpointError
 from asr.text.tokenizer import Tokenizer
+from asr.train.restart import restart_epoch_loop
 from asr.train.task import CtcTask
 
 
@@ -67,6 +68,16 @@ class FolderIO(CheckpointIO):
         )
         if misfit:
             raise CheckpointError(f"{folder}: cannot be resumed with other settings: {misfit}; see its {CONFIG}")
+        step, steps_per_epoch = state["global_step"], self.task.steps_per_epoch
+        settings = self.config.trainer
+        due = step // steps_per_epoch % settings.validate_every_epochs == 0
+        state["loops"]["fit_loop"] = restart_epoch_loop(
+            state["loops"]["fit_loop"],
+            step=step,
+            steps_per_epoch=steps_per_epoch,
+            pieces=settings.pieces,
+            validate=due and read_index(folder.parents[1]).get("epoch_ended_at") != step,
+        )
         return state
 
     def _misfit(self, weights: dict[str, torch.Tensor], config: Config) -> str:
@@ -129,6 +140,9 @@ class RunCheckpoints(lightning.Callback):
         # signal came between two of its hooks.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             self._handlers[number] = signal.signal(number, self._on_signal)
+        if trainer.is_global_zero:
+            for unfinished in (self.run / "checkpoints").glob(".*.tmp"):  # of a process that was killed
+                shutil.rmtree(unfinished, ignore_errors=True)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         for number, handler in self._handlers.items():
@@ -153,9 +167,9 @@ class RunCheckpoints(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         value = trainer.callback_metrics.get("validation/wer")
-        self._save(trainer, None if value is None else float(value))
+        self._save(trainer, None if value is None else float(value), ended=True)
 
-    def _save(self, trainer: lightning.Trainer, value: float | None = None) -> None:
+    def _save(self, trainer: lightning.Trainer, value: float | None = None, *, ended: bool = False) -> None:
         name = f"checkpoints/step-{trainer.global_step:08d}"
         trainer.save_checkpoint(self.run / name)
         if not trainer.is_global_zero:
@@ -164,6 +178,8 @@ class RunCheckpoints(lightning.Callback):
         last = [kept for kept in index.get("kept", []) if kept != name] + [name]
         if value is not None and value < index.get("best_wer", float("inf")):
             index |= {"best": name, "best_wer": value}
+        if ended:
+            index["epoch_ended_at"] = trainer.global_step
         keep = set(last[-self.keep_last :]) | {index.get("best", name)}
         write_index(self.run, index | {"last": name, "kept": [kept for kept in last if kept in keep]})
         for stale in set(last) - keep:

@@ -115,8 +115,10 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
         LeftOut(ledger),
     ]
     if config.trainer.stall_seconds:
-        callbacks.append(Watchdog(run, stall_seconds=config.trainer.stall_seconds))
+        callbacks.insert(0, Watchdog(run, stall_seconds=config.trainer.stall_seconds))
     trainer = _trainer(config, run, task, tokenizer, callbacks)
+    # Where the data goes on follows from the step, whatever Lightning makes of a checkpoint at an epoch's end.
+    loaders[0].consumed = lambda: trainer.global_step * config.trainer.pieces
     try:
         trainer.fit(task, loaders[0], loaders[1], ckpt_path=resume_from)
     except Interrupted as stopped:

@@ -91,7 +91,7 @@ class CtcTask(lightning.LightningModule):
         )
         for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
             group["lr"] = rate
-        self.model.stack.set_epoch(self.current_epoch)
+        self.model.stack.set_epoch(self.global_step // self.steps_per_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if batch_idx % self.pieces == 0:

@@ -20,8 +20,11 @@ class KeepUtteranceLosses(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.losses.to(pl_module.device)
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.losses.begin_epoch(trainer.current_epoch)
+    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
+        # Not at an epoch's start: that hook does not come if the run was resumed at the end of the epoch before.
+        epoch = trainer.global_step // pl_module.steps_per_epoch
+        if epoch != self.losses.epoch:
+            self.losses.begin_epoch(epoch)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int

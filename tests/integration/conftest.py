@@ -6,6 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+
+from asr import checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,6 +39,27 @@ def finish(process: "subprocess.Popen[str]", status: int = 0) -> str:
     output, _ = process.communicate(timeout=240)
     assert process.returncode == status, output
     return output
+
+
+def final_state(run: Path) -> dict[str, torch.Tensor]:
+    """Everything that training leaves: weights in use, raw weights, the optimiser's moments, utterances' losses."""
+    folder = run / checkpoint.read_index(run)["last"]
+    checkpoint.verify(folder)
+    state = torch.load(folder / "trainer.pt", weights_only=True)
+    tensors = {f"use {name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    tensors |= {f"raw {name}": tensor for name, tensor in state["state_dict"].items()}
+    tensors["losses by utterance"] = state["utterance_losses"]["totals"]
+    for index, moments in state["optimizer_states"][0]["state"].items():
+        tensors |= {f"{index} {name}": value for name, value in moments.items() if isinstance(value, torch.Tensor)}
+    return tensors
+
+
+def assert_same(one: Path, other: Path) -> None:
+    first, second = final_state(one), final_state(other)
+    assert first.keys() == second.keys()
+    assert len(first) > 20
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,49 @@
+"""Where Lightning goes on from a checkpoint that was written at the end of an epoch.
+
+Left to itself it takes the counts that it had noted when the checkpoint was written, and depending on the hook in which
+that was it leaves out the validation, or begins the data anew. Where a run stands follows from its steps alone, and
+from whether the epoch's validation is done.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def restart_epoch_loop(
+    loop: dict[str, Any], *, step: int, steps_per_epoch: int, pieces: int, validate: bool
+) -> dict[str, Any]:
+    """The state of Lightning's fit loop from which it goes on right.
+
+    Args:
+        loop: the state as it was saved; in the middle of an epoch it is good as it is.
+        step: the last one that was taken.
+        steps_per_epoch: of this run.
+        pieces: batches of a step.
+        validate: at an epoch's end: whether validation is still to be done, as Lightning would do it there.
+    """
+    epoch, rest = divmod(step, steps_per_epoch)
+    if rest or not epoch:
+        return loop
+    # To Lightning an epoch whose validation is outstanding is one whose batches are processed and which is itself not.
+    epochs, batches = epoch - validate, steps_per_epoch * pieces * validate
+    validations = {"ready": int(validate), "started": int(validate)}
+    return loop | {
+        "state_dict": {},
+        "epoch_progress": {name: _counts(epochs) | {"ready": epoch, "started": epoch} for name in ("total", "current")},
+        "epoch_loop.state_dict": {"_batches_that_stepped": step - 1},
+        "epoch_loop.batch_progress": {
+            "total": _counts(step * pieces),
+            "current": _counts(batches),
+            "is_last_batch": validate,
+        },
+        "epoch_loop.val_loop.batch_progress": {
+            "total": _counts(0) | validations,
+            "current": _counts(0),
+            "is_last_batch": False,
+        },
+    }
+
+
+def _counts(number: int) -> dict[str, int]:
+    return dict.fromkeys(("ready", "started", "processed", "completed"), number)

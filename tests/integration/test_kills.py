@@ -1,0 +1,121 @@
+"""Kill -9 of training, at any moment and again and again: it ends with the weights of a run that nothing disturbed."""
+
+import csv
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from asr import checkpoint
+from tests.integration.conftest import Start, assert_same, finish
+
+EPOCHS, STEPS_PER_EPOCH = 3, 9
+AT_RANDOM, WHILE_WRITING = 2, 1  # kills of a run
+# All that could lose its place: augmentation, dropout, the average of weights, steps in pieces.
+DISTURBED = [
+    f"trainer.max_epochs={EPOCHS}",
+    "trainer.checkpoint_every_steps=2",
+    "trainer.pieces=2",
+    "augment.speeds=[0.9,1.0,1.1]",
+    "augment.noise.probability=0.5",
+    "augment.reverberation.probability=0.3",
+    "optim.ema_decay=0.9",
+    "stack.dropout=0.1",
+]
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 2), (2, 2)])
+def test_killed_and_resumed_equals_uninterrupted(start: Start, tmp_path: Path, ranks: int, workers: int) -> None:
+    common = [*DISTURBED, f"trainer.devices={ranks}"]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    finish(start([f"run_dir={whole}", *common]))  # no workers: their number must not matter either
+    overrides = [*common, f"run_dir={run}", f"data.num_workers={workers}"]
+    seed = random.randrange(1 << 30)
+    print(f"moments drawn with seed {seed}")  # pytest shows it if the test fails
+    moments = random.Random(seed)
+    left = {"at random": AT_RANDOM, "while writing": WHILE_WRITING}
+    for attempt in count():
+        assert attempt < 12, f"still to be killed: {left}"
+        process = start([*overrides, *(["resume=true"] if attempt else [])])
+        kind = "while writing" if left["while writing"] else "at random"
+        killed = _kill_while_writing(run, process) if left["while writing"] else _kill(run, process, moments)
+        process.communicate()  # and of all that wrote to the same pipe
+        if not killed:
+            break  # it was faster
+        left[kind] -= 1
+        if kind == "while writing":
+            left[kind] += not list((run / "checkpoints").glob(".*.tmp"))  # it had just been renamed
+        if not any(left.values()):
+            break
+    assert left["while writing"] == 0
+    assert left["at random"] < AT_RANDOM
+    finish(start([*overrides, "resume=true"]))
+    assert_same(run, whole)
+    assert not list((run / "checkpoints").glob(".*"))
+
+
+def _kill_while_writing(run: Path, process: "subprocess.Popen[str]") -> bool:
+    """Kill the rank that writes when a folder without its last name is there."""
+    before = checkpoint.read_index(run).get("last", "")
+    for _ in _while_running(process):
+        # Not the first checkpoint: there has to be one to go back to, or the run just begins anew.
+        if checkpoint.read_index(run).get("last", "") > before and list((run / "checkpoints").glob(".*.tmp")):
+            process.kill()
+            return True
+    return False
+
+
+def _kill(run: Path, process: "subprocess.Popen[str]", moments: random.Random) -> bool:
+    """Kill the first or, of two, maybe the second rank, some time after this start's first checkpoint."""
+    before = checkpoint.read_index(run).get("last", "")
+    for _ in _while_running(process):
+        if checkpoint.read_index(run).get("last", "") > before:
+            time.sleep(moments.uniform(0.0, 0.5))
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            ranks = [int(pid) for pid in children if b"train_tones" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+            os.kill(moments.choice([process.pid, *ranks]), signal.SIGKILL)
+            return process.wait() != 0
+    return False
+
+
+def _while_running(process: "subprocess.Popen[str]") -> Iterator[None]:
+    deadline = time.monotonic() + 120
+    while process.poll() is None:
+        assert time.monotonic() < deadline, "no checkpoint came"
+        yield
+        time.sleep(0.001)
+
+
+@pytest.fixture(scope="module")
+def all_kept(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed, with all its checkpoints."""
+    run = tmp_path_factory.mktemp("kept") / "run"
+    finish(start([f"run_dir={run}", *DISTURBED, "trainer.keep_last=99"]))
+    return run
+
+
+@pytest.mark.parametrize("cut_off", [False, True], ids=["after its validation", "before its validation"])
+def test_the_end_of_an_epoch(start: Start, all_kept: Path, tmp_path: Path, cut_off: bool) -> None:
+    """Where a run stops most often: going on, it neither repeats nor leaves out an epoch's data or its validation."""
+    run, name = tmp_path / "run", f"checkpoints/step-{STEPS_PER_EPOCH:08d}"
+    shutil.copytree(all_kept / name, run / name)
+    checkpoint.write_index(run, {"last": name, "kept": [name]} | ({} if cut_off else {"epoch_ended_at": 9}))
+    finish(start([f"run_dir={run}", *DISTURBED, "trainer.keep_last=99", "resume=true"]))
+    assert_same(run, all_kept)
+    expected, got = _validations(all_kept), _validations(run)
+    assert len(expected) == EPOCHS
+    assert got == (expected if cut_off else expected[1:])
+
+
+def _validations(run: Path) -> list[float]:
+    """Word error rates, as logged."""
+    (log,) = (run / "metrics").glob("*.csv")
+    rows = csv.DictReader(log.read_text().splitlines())
+    return [float(row["validation/wer"]) for row in rows if row["validation/wer"]]
