@@ -265,7 +265,8 @@ class Trainer(Section):
     keep_best: PositiveInt = Field(default=1, description="checkpoints of the lowest validation WER to keep")
     log_every_steps: PositiveInt = 10
     max_skipped_steps: NonNegativeInt = Field(
-        default=10, description="steps in a row whose loss or gradient is not finite; one more ends the run"
+        default=10,
+        description="steps in a row whose gradient is not finite, or that run out of memory; one more ends the run",
     )
     stall_seconds: NonNegativeFloat = Field(
         default=900.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +37,7 @@ from asr.data.plan import BatchPlan
 from asr.data.utterance_losses import UtteranceLosses
 from asr.decode.evaluate import evaluate_corpus, print_report
 from asr.decode.recognizer import Recognizer
-from asr.errors import ConfigError, DataError
+from asr.errors import ConfigError, DataError, TrainingError
 from asr.model import SpeechModel
 from asr.text.tokenizer import Tokenizer, build_tokenizer
 from asr.train import warm_start
@@ -44,8 +46,10 @@ from asr.train.doctor.start import warn_before_training
 from asr.train.guard import SkippedSteps
 from asr.train.left_out import LeftOut, drop_untrainable, leave_out
 from asr.train.memory import keep_freed_memory
+from asr.train.out_of_memory import SkippedBatches
+from asr.train.output_watch import OutputWatch
 from asr.train.progress import ProgressLine
-from asr.train.ranks import PATIENCE, global_rank
+from asr.train.ranks import PATIENCE, global_rank, is_lost_rank
 from asr.train.task import CtcTask
 from asr.train.utterance_losses import KeepUtteranceLosses
 from asr.train.watchdog import Watchdog
@@ -105,6 +109,8 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
     callbacks: list[lightning.Callback] = [
         KeepUtteranceLosses(UtteranceLosses(train_corpus)),  # first, so that checkpoints hold each step's
         SkippedSteps(run, every_steps=config.trainer.log_every_steps, most_in_a_row=config.trainer.max_skipped_steps),
+        SkippedBatches(run, loaders[0].dataset, most_in_a_row=config.trainer.max_skipped_steps),
+        OutputWatch(train_corpus, tokenizer.encode, config.optim, every_steps=config.trainer.log_every_steps),
         RunCheckpoints(
             run,
             every_steps=config.trainer.checkpoint_every_steps,
@@ -127,6 +133,13 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
     except Interrupted as stopped:
         print(f"stopped by {stopped}; to go on, add: run_dir={run} resume=true", file=sys.stderr)
         sys.exit(128 + stopped.signal_number)
+    except RuntimeError as error:
+        if not is_lost_rank(error):
+            raise
+        raise TrainingError(
+            f"rank {trainer.global_rank}: another rank is gone, see what it said itself; to go on from the last "
+            f"checkpoint add: run_dir={run} resume=true ({str(error).splitlines()[0]})"
+        ) from error
     if trainer.is_global_zero:
         _test(config, folders, run, ledger)
 
@@ -302,6 +315,8 @@ def _trainer(
         timeout=timedelta(seconds=2 * settings.stall_seconds) if settings.stall_seconds else PATIENCE,
     )
 
+    keep_earlier_metrics(run / "metrics" / "metrics.csv")
+
     def provenance() -> dict[str, Any]:
         return {
             **checkpoint.versions(),
@@ -335,6 +350,14 @@ def _trainer(
         use_distributed_sampler=False,
         default_root_dir=run,
     )
+
+
+def keep_earlier_metrics(path: Path) -> None:
+    """Give the figures of a run that is resumed another name; Lightning's logger would delete them."""
+    if path.exists():
+        number = next(n for n in itertools.count(1) if not path.with_stem(f"{path.stem}-{n}").exists())
+        with suppress(FileNotFoundError):  # another rank was here first
+            path.rename(path.with_stem(f"{path.stem}-{number}"))
 
 
 def uses_bf16(precision: str, on_gpu: bool) -> bool:

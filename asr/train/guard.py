@@ -33,10 +33,12 @@ class StepGuard:
         self._names = [(norm, name) for norm in norms for name, _ in norm.named_buffers(recurse=False)]
         self._before: list[Tensor] = []
         self.skipped = torch.zeros(())  # 1.0 if the last step was, on the training's device
+        self.abandoned = False  # this step has to be skipped, whatever its gradient: memory did not suffice
 
     @torch.no_grad()
     def begin(self) -> None:
         """Remember the statistics; before the forward pass."""
+        self.abandoned = False
         self._before = [getattr(norm, name).clone() for norm, name in self._names]
 
     @torch.no_grad()
@@ -83,7 +85,8 @@ class SkippedSteps(lightning.Callback):
         if (batch_idx + 1) % pieces:
             return
         what = {"step": trainer.global_step, "epoch": trainer.current_epoch, "batch": batch_idx // pieces}
-        self._waiting.append((pl_module.guard.skipped, what | {"ids": self._ids}, self._seeds))
+        if not pl_module.guard.abandoned:  # those are `SkippedBatches`'
+            self._waiting.append((pl_module.guard.skipped, what | {"ids": self._ids}, self._seeds))
         self._ids, self._seeds = [], []
         if trainer.global_step % self.every_steps == 0:
             self._look(trainer)
@@ -112,8 +115,9 @@ class SkippedSteps(lightning.Callback):
 
     def _write(self, trainer: lightning.Trainer, what: dict[str, Any], seeds: list[Tensor]) -> None:
         path = self.run / f"skipped-{trainer.global_rank}.jsonl"
+        row = {"reason": "not finite", **what, "seeds": torch.cat(seeds).tolist()}
         with path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(what | {"seeds": torch.cat(seeds).tolist()}, ensure_ascii=False) + "\n")
+            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
         if trainer.is_global_zero:
             print(
                 f"step {what['step']} skipped: its loss or gradient is not finite; nothing was changed; {path} names "

@@ -51,6 +51,14 @@ def leave_group() -> None:
     dist.destroy_process_group()
 
 
+def is_lost_rank(error: RuntimeError) -> bool:
+    """Whether a collective failed because another rank is no longer there, as gloo or NCCL says it."""
+    import torch.distributed as dist
+
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
+
+
 def _first(*names: str) -> int:
     """The value of the first of these environment variables that is set, else 0."""
     return next((int(os.environ[name]) for name in names if name in os.environ), 0)

@@ -18,6 +18,8 @@ from asr.nn.vanishing import set_vanishing_regularizer
 from asr.text.tokenizer import Tokenizer
 from asr.train.average import WeightAverage
 from asr.train.guard import StepGuard
+from asr.train.measures import Measures
+from asr.train.out_of_memory import is_out_of_memory
 from asr.train.schedule import learning_rate
 from asr.types import Batch
 
@@ -55,13 +57,15 @@ class CtcTask(lightning.LightningModule):
         self.seed = seed
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
         self.pieces = pieces
-        set_vanishing_regularizer(
-            model, optim.vanishing_regularizer / pieces
-        )  # each piece's backward pass adds its own
+        # Each piece's backward pass adds its own.
+        set_vanishing_regularizer(model, optim.vanishing_regularizer / pieces)
         self.average = WeightAverage(model, optim.ema_decay) if optim.ema_decay else None
         self.guard = StepGuard(model)
+        self.measures: Measures | None = None  # where somebody wants to know
         self.edits = [Edits(), Edits()]  # of the running validation: words, characters
         self.losses: Tensor = torch.zeros(0)  # (B,) of the last training step, by utterance
+        self.may_skip = False  # batches that run out of memory: only where somebody names them
+        self.leave_out = False  # this batch: memory did not suffice for it before
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
@@ -91,9 +95,37 @@ class CtcTask(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if batch_idx % self.pieces == 0:
             self.guard.begin()
+        if self.leave_out or self.guard.abandoned:
+            return self._abandon(batch)
+        try:
+            return self._loss(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not (self.may_skip and is_out_of_memory(error)):
+                raise
+        return self._abandon(batch)  # here, where the error no longer holds what it was raised among
+
+    def _abandon(self, batch: Batch) -> Tensor:
+        """Have the guard refuse this step; gives a loss that nothing depends on."""
+        self.guard.abandoned = True
+        self.losses = torch.full(batch.target_lengths.shape, torch.nan, device=self.device)
+        return torch.full((), torch.nan, device=self.device, requires_grad=True)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().backward(loss, *args, **kwargs)
+        except (RuntimeError, MemoryError) as error:
+            if not (self.may_skip and is_out_of_memory(error)):
+                raise
+            self.guard.abandoned = True
+            self.losses = torch.full_like(self.losses, torch.nan)  # as where a resumed run leaves it out
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """CTC loss of this rank's share, as its part of the global batch's mean."""
         log_probs, lengths = self.model(batch.audio, batch.audio_lengths, batch.seeds)
         losses = ctc_loss(log_probs, lengths, batch.targets, batch.target_lengths)
         self.losses = losses.detach()
+        if self.measures is not None:
+            self.measures.add(log_probs, lengths, losses, batch.audio_lengths, batch.target_lengths)
         total = losses.masked_fill(lengths == 0, 0.0).sum()  # an item of no frames is a stand-in
         # DDP takes the mean over ranks, and Lightning over a step's pieces.
         return total * (world_size() * self.pieces / batch.step_tokens)
@@ -102,8 +134,12 @@ class CtcTask(lightning.LightningModule):
         # Lightning's own refuses fused optimisers; ours needs no unscaling, as bf16 needs no loss scale.
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
+        if self.guard.abandoned:
+            norm = torch.full((), torch.nan, device=self.device)  # what is there of a gradient is not the step's
         if self.optim.gradient_clip:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.optim.gradient_clip, norm)
+        if self.measures is not None:
+            self.measures.add_gradient_norm(norm)
         self.guard.end(optimizer, norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

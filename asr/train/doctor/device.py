@@ -26,6 +26,7 @@ from asr.text.tokenizer import Tokenizer
 from asr.train import fit
 from asr.train.doctor.child import Child, run_children
 from asr.train.doctor.report import Line, Verdict, duration, gibibytes
+from asr.train.out_of_memory import is_out_of_memory
 from asr.train.task import CtcTask
 from asr.types import Batch
 
@@ -209,8 +210,7 @@ def take_steps(
         say(("memory", _peak_memory(on_gpu)))  # other lengths leave gaps between what is kept
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is one of them
         text = (str(error) or type(error).__name__).splitlines()[0]
-        full = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
-        say(("out of memory" if full else "failed", text))
+        say(("out of memory" if is_out_of_memory(error) else "failed", text))
 
 
 def _full_batch(corpus: Corpus, shape: Shape, tokenizer: Tokenizer) -> Batch:

@@ -103,7 +103,7 @@ def run_steps(callback: SkippedSteps, flags: str) -> None:
         trainer: Any = SimpleNamespace(
             global_step=number, current_epoch=0, global_rank=0, is_global_zero=True, accumulate_grad_batches=1
         )
-        module = SimpleNamespace(guard=SimpleNamespace(skipped=torch.tensor(float(flag == "x"))))
+        module = SimpleNamespace(guard=SimpleNamespace(skipped=torch.tensor(float(flag == "x")), abandoned=False))
         callback.on_train_batch_end(trainer, module, None, batch_of(number), number - 1)
 
 
@@ -112,7 +112,14 @@ def test_each_is_written_down_with_what_makes_its_batch(tmp_path: Path, capsys: 
     run_steps(callback, "..x.xx....")
     rows = [json.loads(line) for line in (tmp_path / "skipped-0.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [3, 5, 6]
-    assert rows[0] == {"step": 3, "epoch": 0, "batch": 2, "ids": ["a", "b"], "seeds": [1, 2]}
+    assert rows[0] == {
+        "reason": "not finite",
+        "step": 3,
+        "epoch": 0,
+        "batch": 2,
+        "ids": ["a", "b"],
+        "seeds": [1, 2],
+    }
     assert "step 6 skipped" in capsys.readouterr().err
 
 
