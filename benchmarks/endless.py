@@ -1,12 +1,13 @@
 """One stream for a day: whether its memory stays flat and its word times stay true.
 
-    python benchmarks/endless.py RUN AUDIO... [--hours 24] [--search greedy beam] [--rate-hz 44100] [--whole]
+    python benchmarks/endless.py RUN AUDIO... [--hours 24] [--settle-hours 1] [--search greedy beam] [--rate-hz 44100] [--whole]
 
 The files, with silence after each, are played over and over, faster than real time. A round is a whole number of output
-frames, so once the network has settled each round has to give the same words at the same places. What they are compared
-with is round 32. A row an hour of audio, of all rounds so far: `grown_mb`, resident memory above that after the first
-minute, now and at the most (looked at each minute); `late_ms`, the largest difference of a word's beginning or end from
-its place in round 32; `words_that_differ`, those that round 32 has not, whose times are not compared.
+frames, so once the network has settled (its state creeps for tens of minutes) each round has to give the same words at
+the same places. What they are compared with is the first round that begins after --settle-hours. A row an hour of audio,
+of all rounds so far: `grown_mb`, resident memory above that after the first minute, now and at the most (looked at each
+minute); `late_ms`, the largest difference of a word's beginning or end from its place in the reference;
+`words_that_differ`, those that the reference has not, whose times are not compared.
 
 --whole: no endpoints, so that the stream is one segment. Its text and its tokens' places are kept then, and grow with
 what is said; nothing else may. Word times are looked at once, at the end.
@@ -33,7 +34,6 @@ from asr.decode.recognizer import Recognizer
 from asr.metrics.error_rates import matching_words
 from asr.types import Word
 
-REFERENCE_ROUND = 32  # recurrent networks have settled by then
 PAUSE_SECONDS = 1.6  # after each file; longer than what ends a segment
 NOISE = np.float32(1e-4)  # of the silence, so that its features are those of a quiet room
 
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run folder of a model that streams")
     parser.add_argument("audio", nargs="+", type=Path)
     parser.add_argument("--hours", type=float, default=24.0, help="of audio (24)")
+    parser.add_argument("--settle-hours", type=float, default=1.0, help="of audio before the reference (1)")
     parser.add_argument("--chunk-seconds", type=float, default=1.0, help="audio taken in at a time (1)")
     parser.add_argument("--search", nargs="+", choices=("greedy", "beam"), default=("greedy", "beam"))
     parser.add_argument("--lm", type=Path, metavar="ARPA", help="language model of the beam search")
@@ -68,7 +69,8 @@ def one_round(recognizer: Recognizer, files: Sequence[Path]) -> NDArray[np.float
     parts = [part for file in files for part in (read_audio(file, sample_rate_hz=rate_hz), pause)]
     samples = np.concatenate(parts)
     samples = np.concatenate((samples, np.zeros(-len(samples) % frame, np.float32)))
-    return samples + NOISE * np.random.default_rng(0).standard_normal(len(samples), dtype=np.float32)
+    samples += NOISE * np.random.default_rng(0).standard_normal(len(samples), dtype=np.float32)
+    return samples
 
 
 def play(
@@ -76,7 +78,7 @@ def play(
 ) -> Iterator[dict[str, object]]:
     """Play `audio` over and over; gives a row an hour, and one at the end."""
     seconds = len(audio) / recognizer.sample_rate_hz
-    watch = Watch(seconds)
+    watch = Watch(seconds, 1 + int(3600 * options.settle_hours / seconds))
     rate_hz = options.rate_hz or recognizer.sample_rate_hz
     played = audio if rate_hz == recognizer.sample_rate_hz else resample(audio, recognizer.sample_rate_hz, rate_hz)
     size = round(options.chunk_seconds * rate_hz)
@@ -111,10 +113,11 @@ class Watch:
 
     Args:
         seconds: length of a round.
+        first: number of the round that the later ones are compared with.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float, first: int) -> None:
+        self.seconds, self.first = seconds, first
         self.number = 0
         self.open: list[Word] = []  # words of this round so far, in seconds from its beginning
         self.reference: list[Word] = []
@@ -133,9 +136,9 @@ class Watch:
             self.open.append(replace(word, **times))
 
     def _close(self) -> None:
-        if self.number == REFERENCE_ROUND:
+        if self.number == self.first:
             self.reference = self.open
-        if self.number <= REFERENCE_ROUND:
+        if self.number <= self.first:
             return
         pairs = matching_words([word.text for word in self.reference], [word.text for word in self.open])
         self.rounds += 1
