@@ -1,11 +1,11 @@
 """One stream for a day: whether its memory stays flat and its word times stay true.
 
-    python benchmarks/endless.py RUN AUDIO... [--hours 24] [--settle-hours 1] [--search greedy beam] [--rate-hz 44100] [--whole]
+    python benchmarks/endless.py RUN AUDIO... [--hours 24] [--search greedy beam] [--rate-hz 44100] [--whole]
 
 The files, with silence after each, are played over and over, faster than real time. A round is a whole number of output
 frames, so once the network has settled (its state creeps for tens of minutes) each round has to give the same words at
-the same places. What they are compared with is the first round that begins after --settle-hours. A row an hour of audio,
-of all rounds so far: `grown_mb`, resident memory above that after the first minute, now and at the most (looked at each
+the same places. What they are compared with is the first round that begins after --settle-hours. A row an hour, of all
+rounds so far: `grown_mb`, resident memory above that after the first minute, now and at the most (looked at each
 minute); `late_ms`, the largest difference of a word's beginning or end from its place in the reference;
 `words_that_differ`, those that the reference has not, whose times are not compared.
 
