@@ -7,10 +7,10 @@ import glob
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from asr.decode import search
+from asr.decode.output import as_json, as_text
 from asr.errors import AsrError, DataError
 from asr.types import Transcript
 
@@ -24,6 +24,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
     parser.add_argument("--batch-seconds", type=float, default=600.0, help="audio recognised at a time (600)")
     search.add_arguments(parser)
+    search.add_nbest(parser)
     group = parser.add_argument_group("streaming")
     group.add_argument("--stream", action="store_true", help="text while the audio comes; AUDIO: files, or - for stdin")
     group.add_argument("--microphone", action="store_true", help="listen to the default microphone")
@@ -42,19 +43,23 @@ def main(argv: Sequence[str]) -> int:
     if options.endpoints and not streaming:
         parser.error("--endpoints: cuts streams; expected --stream or --microphone with it")
 
+    search.check_nbest(options)
+
     paths = [] if streaming else find_audio(options.audio)
     from asr.checkpoint import load
     from asr.decode.recognizer import Recognizer
 
     checkpoint = load(options.model)
     decoder = search.build_decoder(options, checkpoint.tokenizer)
-    recognizer = Recognizer(checkpoint, options.device, decoder=decoder, endpoints=options.endpoints)
+    recognizer = Recognizer(
+        checkpoint, options.device, decoder=decoder, endpoints=options.endpoints, nbest=options.nbest or 0
+    )
     if streaming:
         from asr.decode import stream_cli
 
         return stream_cli.run(recognizer, options)
     failures = 0
-    named = len(paths) > 1 and not options.json
+    named = len(paths) > 1
     for path, result in in_order(recognizer, paths, options.batch_seconds):
         if isinstance(result, AsrError):
             failures += 1
@@ -62,9 +67,9 @@ def main(argv: Sequence[str]) -> int:
             if options.json:
                 print(json.dumps({"audio": str(path), "error": str(result)}), flush=True)
         elif options.json:
-            print(json.dumps({"audio": str(path), **asdict(result)}, ensure_ascii=False), flush=True)
+            print(as_json(str(path), result), flush=True)
         else:
-            print(f"{path}\t{result.text}" if named else result.text, flush=True)
+            print(as_text(str(path) if named else "", result), flush=True)
     if failures:
         print(f"asr decode: {failures} of {len(paths)} files could not be read", file=sys.stderr)
     return 1 if failures else 0
@@ -99,10 +104,9 @@ def find_audio(arguments: Sequence[str]) -> list[Path]:
 def in_order(recognizer, paths: Sequence[Path], batch_seconds: float) -> Iterator[tuple[Path, Transcript | AsrError]]:
     """Recognise `paths`, batched by length, and give the results in the order of `paths`, as soon as that allows.
 
-    A progress bar runs on standard error if that is a terminal.
+    A progress bar runs on standard error if that is a terminal, for several files or a long one.
     """
-    from rich.console import Console
-    from rich.progress import Progress
+    from asr.data.progress import seconds_bar
 
     results: dict[int, Transcript | AsrError] = {}
     sources, where = [], []
@@ -112,13 +116,11 @@ def in_order(recognizer, paths: Sequence[Path], batch_seconds: float) -> Iterato
             where.append(i)
         except AsrError as error:
             results[i] = error
-    console = Console(stderr=True)
+    total = sum(source.seconds for source in sources)
     given = 0
-    with Progress(console=console, transient=True, disable=not console.is_terminal or len(paths) < 2) as progress:
-        row = progress.add_task("transcribing", total=sum(source.seconds for source in sources))
-        for j, result in recognizer.transcribe_many(sources, batch_seconds=batch_seconds):
+    with seconds_bar("transcribing", total, hidden=len(paths) < 2 and total <= batch_seconds) as heard:
+        for j, result in recognizer.transcribe_many(sources, batch_seconds=batch_seconds, heard=heard):
             results[where[j]] = result
-            progress.advance(row, sources[j].seconds)
             while given in results:
                 yield paths[given], results.pop(given)
                 given += 1

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr.audio.resample import StreamResampler
-from asr.decode.endpoint import EndpointState
+from asr.decode.endpoint import EndpointRules, EndpointState
 from asr.decode.greedy import TokenPath
 from asr.types import Transcript, Word
 
@@ -69,9 +69,12 @@ class Stream:
     network hear it. How audio is cut into calls changes nothing of the text.
     """
 
-    def __init__(self, recognizer: Recognizer, state: StreamState, sample_rate_hz: int) -> None:
+    def __init__(
+        self, recognizer: Recognizer, state: StreamState, sample_rate_hz: int, *, endpoint: EndpointRules | None
+    ) -> None:
         self.recognizer = recognizer
         self.state = state
+        self.endpoint = endpoint
         self.sample_rate_hz = sample_rate_hz
         self._resampler = StreamResampler(sample_rate_hz, recognizer.sample_rate_hz)
 
@@ -129,18 +132,18 @@ class Stream:
                 f"fork: got a stream at {self.sample_rate_hz} Hz, expected one at the model's {self._resampler.to_hz} "
                 "Hz; the resampling filter's memory cannot be copied"
             )
-        return Stream(self.recognizer, copy.copy(self.state), self.sample_rate_hz)
+        return Stream(self.recognizer, copy.copy(self.state), self.sample_rate_hz, endpoint=self.endpoint)
 
     def hear(self, log_probs: Any, state: StreamState) -> None:
         """Take over the network's new state and its frames (n, V), n >= 0, and decode them."""
         recognizer = self.recognizer
         state = state._replace(frame=self.state.frame + len(log_probs))
         first = self.state.frame
-        if recognizer.endpoint is None:
+        if self.endpoint is None:
             self.state = self._decode(state, log_probs)
             return
         speech = (log_probs.argmax(-1) != 0).cpu().numpy()
-        for cut, endpoint in recognizer.endpoint.cuts(state.endpoint, first, speech):
+        for cut, endpoint in self.endpoint.cuts(state.endpoint, first, speech):
             end = state.frame if cut < 0 else cut
             state = self._decode(state, log_probs[: end - first])
             log_probs, first = log_probs[end - first :], end
@@ -163,9 +166,12 @@ class Stream:
         path = _cut(decoder.best(after)[0].path, stable)
         return state._replace(decoder=decoder.drop_stable(after, stable), settled=(*state.settled, path))
 
-    def _path(self, final: bool = False) -> TokenPath:
-        """The running segment's best tokens; frames count from the start of the stream."""
-        last = self.recognizer.decoder.best(self.state.decoder, final=final)[0].path
+    def _path(self) -> TokenPath:
+        """The running segment's best tokens so far."""
+        return self._whole(self.recognizer.decoder.best(self.state.decoder)[0].path)
+
+    def _whole(self, last: TokenPath) -> TokenPath:
+        """The running segment's tokens, of which `last` are still the decoder's; frames from the stream's start on."""
         parts = [*self.state.settled, last]
         first = self.state.first_frame
         return TokenPath(
@@ -178,7 +184,9 @@ class Stream:
 
     def _final(self) -> Transcript:
         """The running segment's transcript, if it ends here."""
-        return self.recognizer.transcript(self._path(final=True))
+        recognizer = self.recognizer
+        found = recognizer.decoder.best(self.state.decoder, recognizer.num_hypotheses, final=True)
+        return recognizer.transcript_of(one._replace(path=self._whole(one.path)) for one in found)
 
     def _num_stable(self) -> int:
         settled = sum(len(part.ids) for part in self.state.settled)
