@@ -29,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
     group.add_argument("--stream", action="store_true", help="text while the audio comes; AUDIO: files, or - for stdin")
     group.add_argument("--microphone", action="store_true", help="listen to the default microphone")
     group.add_argument("--endpoints", action="store_true", help="begin a new line after a pause, or after 20 s")
+    group.add_argument("--vad", action="store_true", help="a pause is what silero-vad hears as one (extra: vad)")
     group.add_argument("--realtime", action="store_true", help="play files at the speed at which they were recorded")
     group.add_argument("--chunk-ms", type=int, default=160, help="audio taken in at a time, in milliseconds (160)")
     group.add_argument("--sample-rate", type=int, help="of - (s16le, one channel); default: the model's")
@@ -42,6 +43,8 @@ def main(argv: Sequence[str]) -> int:
     streaming = options.stream or options.microphone
     if options.endpoints and not streaming:
         parser.error("--endpoints: cuts streams; expected --stream or --microphone with it")
+    if options.vad and not options.endpoints:
+        parser.error("--vad: says where pauses are; expected --endpoints with it")
 
     search.check_nbest(options)
 
@@ -51,8 +54,13 @@ def main(argv: Sequence[str]) -> int:
 
     checkpoint = load(options.model)
     decoder = search.build_decoder(options, checkpoint.tokenizer)
+    vad = None
+    if options.vad:
+        from asr.decode.vad import SileroVad
+
+        vad = SileroVad(checkpoint.config.data.sample_rate_hz)
     recognizer = Recognizer(
-        checkpoint, options.device, decoder=decoder, endpoints=options.endpoints, nbest=options.nbest or 0
+        checkpoint, options.device, decoder=decoder, endpoints=options.endpoints, nbest=options.nbest or 0, vad=vad
     )
     if streaming:
         from asr.decode import stream_cli

@@ -18,6 +18,7 @@ from asr.decode.decoder import Decoder, Hypothesis
 from asr.decode.endpoint import EndpointRules
 from asr.decode.greedy import GreedyDecoder, TokenPath, greedy
 from asr.decode.stream import Stream, StreamState
+from asr.decode.vad import SileroVad
 from asr.decode.words import words_of
 from asr.errors import AsrError, DataError
 from asr.nn.folding import fold_norms
@@ -51,6 +52,7 @@ class Recognizer:
         decoder: from log-probabilities to tokens; None: greedy.
         endpoints: whether streams are cut into segments, by the rules of `decode.endpoint`.
         nbest: how many readings transcripts give; 0: only the best, as text and words.
+        vad: says for endpoints when somebody speaks; None: the model does, by what is not blank.
 
     Raises:
         ValueError: several readings are asked of the greedy decoder.
@@ -64,6 +66,7 @@ class Recognizer:
         decoder: Decoder | None = None,
         endpoints: bool = False,
         nbest: int = 0,
+        vad: SileroVad | None = None,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = checkpoint.model.to(self.device)
@@ -75,6 +78,7 @@ class Recognizer:
         if nbest and isinstance(self.decoder, GreedyDecoder):
             raise ValueError(f"nbest: got {nbest} with the greedy decoder, which has one reading; expected a beam")
         self.nbest = nbest
+        self.vad = vad
         rules = checkpoint.config.decode.endpoint
         self.endpoint = EndpointRules.build(rules, self.model.frame_seconds) if endpoints else None
 
@@ -249,7 +253,10 @@ class Recognizer:
         log_probs, after = self.model.step(chunk, states[0] if len(states) == 1 else _joined(states))
         for row, stream in enumerate(streams):
             own = after if len(streams) == 1 else _row(after, row)
-            state = stream.state._replace(model=own, pending=stream.state.pending[num_samples:].copy())
+            heard, rest = np.split(stream.state.pending, [num_samples])
+            state = stream.state._replace(model=own, pending=rest.copy())
+            if self.vad is not None and stream.endpoint is not None:
+                state = state._replace(vad=self.vad.step(state.vad or self.vad.initial_state(), heard))
             stream.hear(log_probs[row], state)
 
     def transcript(self, path: TokenPath) -> Transcript:

@@ -16,6 +16,7 @@ from asr.types import Transcript, Word
 
 if TYPE_CHECKING:
     from asr.decode.recognizer import Recognizer
+    from asr.decode.vad import VadState
     from asr.model import ModelState
 
 NO_SAMPLES = np.zeros(0, dtype=np.float32)
@@ -48,7 +49,8 @@ class StreamState(NamedTuple):
     model: of the network; None before the first audio. decoder: of the running segment. settled: tokens of the running
     segment that have left the decoder. first_frame: where the decoder's segment began. frame: output frames so far.
     endpoint: of the running segment. pending: (n,) samples at the model's rate that wait for the network. ended:
-    segments that ended and have not been asked for. finished: whether the audio has ended.
+    segments that ended and have not been asked for. finished: whether the audio has ended. vad: of what says when
+    somebody speaks, if not the model does.
     """
 
     model: ModelState | None
@@ -60,6 +62,7 @@ class StreamState(NamedTuple):
     pending: NDArray[np.float32] = NO_SAMPLES
     ended: tuple[Transcript, ...] = ()
     finished: bool = False
+    vad: VadState | None = None
 
 
 class Stream:
@@ -142,7 +145,11 @@ class Stream:
         if self.endpoint is None:
             self.state = self._decode(state, log_probs)
             return
-        speech = (log_probs.argmax(-1) != 0).cpu().numpy()
+        if recognizer.vad is not None and state.vad is not None:
+            speech, vad = recognizer.vad.take(state.vad, first, len(log_probs), recognizer.samples_per_frame)
+            state = state._replace(vad=vad)
+        else:
+            speech = (log_probs.argmax(-1) != 0).cpu().numpy()
         for cut, endpoint in self.endpoint.cuts(state.endpoint, first, speech):
             end = state.frame if cut < 0 else cut
             state = self._decode(state, log_probs[: end - first])
@@ -151,8 +158,9 @@ class Stream:
                 self.state = state._replace(endpoint=endpoint)
                 return
             self.state = state
-            if endpoint.speech_end >= 0:
-                state = state._replace(ended=(*state.ended, self._final()))
+            final = self._final()
+            if final.text:
+                state = state._replace(ended=(*state.ended, final))
             state = state._replace(decoder=recognizer.decoder.initial_state(), settled=(), first_frame=cut)
 
     def _decode(self, state: StreamState, log_probs: Any) -> StreamState:
