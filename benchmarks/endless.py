@@ -7,7 +7,7 @@ frames, so once the network has settled (its state creeps for tens of minutes) e
 the same places. What they are compared with is the first round that begins after --settle-hours. A row an hour, of all
 rounds so far: `grown_mb`, resident memory above that after the first minute, now and at the most (looked at each
 minute); `late_ms`, the largest difference of a word's beginning or end from its place in the reference;
-`words_that_differ`, those that the reference has not, whose times are not compared.
+`words_that_differ`, those that only one of the two has, whose times are not compared.
 
 --whole: no endpoints, so that the stream is one segment. Its text and its tokens' places are kept then, and grow with
 what is said; nothing else may. Word times are looked at once, at the end.
@@ -143,7 +143,7 @@ class Watch:
         pairs = matching_words([word.text for word in self.reference], [word.text for word in self.open])
         self.rounds += 1
         self.words += len(self.open)
-        self.different += len(self.open) - len(pairs)
+        self.different += len(self.open) + len(self.reference) - 2 * len(pairs)
         for i, k in pairs:
             expected, word = self.reference[i], self.open[k]
             late = (word.start_seconds - expected.start_seconds, word.end_seconds - expected.end_seconds)
