@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+from numba.core import event
 
 
 def compiled(function: Callable[..., Any], fastmath: set[str] | bool = False) -> Callable[..., Any]:
@@ -25,3 +26,21 @@ def compiled(function: Callable[..., Any], fastmath: set[str] | bool = False) ->
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder can be written
         return numba.njit(**options)(function)
+
+
+class _FirstCompilation(event.Listener):
+    def __init__(self, announce: Callable[[], None]) -> None:
+        self.announce: Callable[[], None] | None = announce
+
+    def on_start(self, event: event.Event) -> None:
+        if self.announce is not None:
+            self.announce()
+            self.announce = None
+
+    def on_end(self, event: event.Event) -> None:
+        pass
+
+
+def before_compiling(announce: Callable[[], None]) -> None:
+    """Call `announce` once, when something has to be compiled because it is not on disk yet."""
+    event.register("numba:compile", _FirstCompilation(announce))

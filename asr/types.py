@@ -94,9 +94,27 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """One of the N best texts of an utterance.
+
+    score: what readings are ranked by, natural logarithm. acoustic: log-probability of the text's tokens given the
+    audio. lm: that of the language model, unweighted; 0 without one.
+    """
+
+    text: str
+    score: float
+    acoustic: float
+    lm: float
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
-    """What was recognised in one utterance: the text, its words, and the log-probability of the best path."""
+    """What was recognised in one utterance: the text, its words, and the log-probability of the best path.
+
+    nbest: the best readings, best first, where they were asked for.
+    """
 
     text: str
     words: tuple[Word, ...] = ()
     log_prob: float = 0.0
+    nbest: tuple[Reading, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -27,9 +29,38 @@ def progress_bar(title: str, total: int | None, *, in_bytes: bool = False) -> It
         total: of the whole job; None: not known.
         in_bytes: amounts are bytes; shown with units and speed.
     """
-    console = Console(stderr=True)
     amount: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if in_bytes else [MofNCompleteColumn()]
-    columns = [TextColumn("{task.description}"), BarColumn(), *amount, TimeRemainingColumn()]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with _bar(title, total, amount, hidden=False) as done:
+        yield done
+
+
+@contextmanager
+def seconds_bar(title: str, total: float, *, hidden: bool = False) -> Iterator[Callable[[float], None]]:
+    """Show how far a job on audio is; call what this gives with the seconds done since the last call.
+
+    Args:
+        title: what is being done.
+        total: seconds of audio of the whole job.
+        hidden: show nothing.
+    """
+    with _bar(title, total, [TaskProgressColumn()], hidden=hidden) as done:
+        yield done
+
+
+@contextmanager
+def _bar(
+    title: str, total: float | None, amount: list[ProgressColumn], *, hidden: bool
+) -> Iterator[Callable[[float], None]]:
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *amount,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=hidden or not console.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),  # else what is printed would not reach the file that it was sent to
+    ) as progress:
         task = progress.add_task(title, total=total)
         yield lambda amount: progress.advance(task, amount)

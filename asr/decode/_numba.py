@@ -488,7 +488,8 @@ def best_path(entry):
 def decide(entries, held, nodes, oldest):
     """Give up what disagrees with the best entry on tokens that began before `oldest`; gives how many are left.
 
-    What agrees is given the same places for these tokens, those of the earliest node, so that the chains meet.
+    What agrees is given the best entry's places for these tokens, so that the chains meet. They meet in the earliest
+    of their nodes, since nodes stand behind those that they name; the best entry's places are copied there.
     """
     best = 0
     for i in range(held):
@@ -499,7 +500,8 @@ def decide(entries, held, nodes, oldest):
         decided = nodes[decided].before
     if decided == 0:
         return held
-    key, earliest = nodes[decided].key, decided
+    key, earliest, frame = nodes[decided].key, decided, nodes[decided].frame
+    end_frame, peak = end_on_chain(entries[best], nodes, key)
     for i in range(held):
         for end in (entries[i].path_blank, entries[i].path_nonblank):
             place, _ = place_on_chain(nodes, end, key)
@@ -508,28 +510,48 @@ def decide(entries, held, nodes, oldest):
     kept = 0
     for i in range(held):
         entry = entries[i]
-        blank = rejoin(nodes, entry.path_blank, key, earliest)
-        nonblank = rejoin(nodes, entry.path_nonblank, key, earliest)
+        blank = rejoin(nodes, entry.path_blank, key, earliest, frame, end_frame, peak)
+        nonblank = rejoin(nodes, entry.path_nonblank, key, earliest, frame, end_frame, peak)
         if blank < 0 and nonblank < 0:
             continue
         entries[kept] = entry
         entry = entries[kept]
+        if blank == earliest and entry.end_blank <= frame:
+            entry.end_blank, entry.peak_blank = end_frame, peak
         entry.path_blank = blank if blank >= 0 else nonblank
         entry.path_nonblank = nonblank if nonblank >= 0 else blank
         kept += 1
+    node = earliest
+    while node != decided:  # both spell the same, so they end together
+        nodes[node].frame = nodes[decided].frame
+        nodes[node].before_end, nodes[node].before_peak = nodes[decided].before_end, nodes[decided].before_peak
+        node, decided = nodes[node].before, nodes[decided].before
     return kept
 
 
 @borrowing
-def rejoin(nodes, end, key, earliest):
-    """Let a chain go through `earliest`, which has the same tokens; gives its end, -1 if it cannot."""
+def end_on_chain(entry, nodes, key):
+    """On an entry's best path, the frame after the token with a key, and its log-probability at its best frame."""
+    place, behind = place_on_chain(nodes, best_path(entry), key)
+    if behind >= 0:
+        return nodes[behind].before_end, nodes[behind].before_peak
+    if entry.best_blank >= entry.best_nonblank:
+        return entry.end_blank, entry.peak_blank
+    return nodes[place].frame + 1, entry.peak_nonblank
+
+
+@borrowing
+def rejoin(nodes, end, key, earliest, frame, end_frame, peak):
+    """Let a chain go through `earliest`, whose token is to begin at `frame`; gives its end, -1 if it cannot."""
     place, behind = place_on_chain(nodes, end, key)
-    if place < 0 or place == earliest:
-        return end if place >= 0 else -1
+    if place < 0:
+        return -1
     if behind < 0:
         return earliest
-    if nodes[behind].before_end <= nodes[earliest].frame:
+    if nodes[behind].frame <= frame:
         return -1
+    if nodes[behind].before_end <= frame:  # it had said the token before
+        nodes[behind].before_end, nodes[behind].before_peak = min(end_frame, nodes[behind].frame), peak
     nodes[behind].before = earliest
     return end
 

@@ -115,14 +115,10 @@ def _read_manifest(path: Path) -> list[Item]:
 
 def _align_all(aligner: Aligner, items: Sequence[Item]) -> Iterator[tuple[Item, Alignment | AsrError]]:
     """Align one after the other; a bar on standard error shows how far a manifest is."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from asr.audio.io import read_audio
+    from asr.data.progress import seconds_bar
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal or len(items) < 2) as progress:
-        row = progress.add_task("aligning", total=sum(item.seconds for item in items))
+    with seconds_bar("aligning", sum(item.seconds for item in items), hidden=len(items) < 2) as done:
         for item in items:
             try:
                 samples = read_audio(item.audio, sample_rate_hz=aligner.sample_rate_hz)
@@ -133,7 +129,7 @@ def _align_all(aligner: Aligner, items: Sequence[Item]) -> Iterator[tuple[Item, 
                     yield item, aligner.align(samples, item.text)
                 except DataError as error:
                     yield item, DataError(f"{item.audio}: {error}")
-            progress.advance(row, item.seconds)
+            done(item.seconds)
 
 
 def _formatted(alignment: Alignment, item: Item, kind: str, with_tokens: bool) -> str:

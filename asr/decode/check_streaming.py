@@ -55,7 +55,9 @@ def main(argv: Sequence[str]) -> int:
     recognizer = Recognizer(load(options.model), options.device)
     recognizer.model.require_streamable()
     audio = [read_audio(path, sample_rate_hz=recognizer.sample_rate_hz) for path in paths]
-    offline = [Offline(recognizer.log_probs(samples), recognizer.transcribe(samples).text) for samples in audio]
+    offline = [
+        Offline(recognizer.log_probs(samples), recognizer.transcribe_batch([samples])[0].text) for samples in audio
+    ]
     total = sum(map(len, audio)) / recognizer.sample_rate_hz
     print(f"{len(paths)} files, {total:.1f} s; look-ahead {recognizer.lookahead_seconds:.3f} s, windows included")
     print(f"{'chunk':>8} {'texts':>12} {'largest difference':>20} {'work a chunk':>14} {'RTF':>8} {'latency':>9}")

@@ -7,10 +7,10 @@ import glob
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from asr.decode import search
+from asr.decode.output import as_json, as_text
 from asr.errors import AsrError, DataError
 from asr.types import Transcript
 
@@ -24,10 +24,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
     parser.add_argument("--batch-seconds", type=float, default=600.0, help="audio recognised at a time (600)")
     search.add_arguments(parser)
+    search.add_nbest(parser)
     group = parser.add_argument_group("streaming")
     group.add_argument("--stream", action="store_true", help="text while the audio comes; AUDIO: files, or - for stdin")
     group.add_argument("--microphone", action="store_true", help="listen to the default microphone")
     group.add_argument("--endpoints", action="store_true", help="begin a new line after a pause, or after 20 s")
+    group.add_argument("--vad", action="store_true", help="a pause is what silero-vad hears as one (extra: vad)")
     group.add_argument("--realtime", action="store_true", help="play files at the speed at which they were recorded")
     group.add_argument("--chunk-ms", type=int, default=160, help="audio taken in at a time, in milliseconds (160)")
     group.add_argument("--sample-rate", type=int, help="of - (s16le, one channel); default: the model's")
@@ -41,6 +43,10 @@ def main(argv: Sequence[str]) -> int:
     streaming = options.stream or options.microphone
     if options.endpoints and not streaming:
         parser.error("--endpoints: cuts streams; expected --stream or --microphone with it")
+    if options.vad and not options.endpoints:
+        parser.error("--vad: says where pauses are; expected --endpoints with it")
+
+    search.check_nbest(options)
 
     paths = [] if streaming else find_audio(options.audio)
     from asr.checkpoint import load
@@ -48,13 +54,20 @@ def main(argv: Sequence[str]) -> int:
 
     checkpoint = load(options.model)
     decoder = search.build_decoder(options, checkpoint.tokenizer)
-    recognizer = Recognizer(checkpoint, options.device, decoder=decoder, endpoints=options.endpoints)
+    vad = None
+    if options.vad:
+        from asr.decode.vad import SileroVad
+
+        vad = SileroVad(checkpoint.config.data.sample_rate_hz)
+    recognizer = Recognizer(
+        checkpoint, options.device, decoder=decoder, endpoints=options.endpoints, nbest=options.nbest or 0, vad=vad
+    )
     if streaming:
         from asr.decode import stream_cli
 
         return stream_cli.run(recognizer, options)
     failures = 0
-    named = len(paths) > 1 and not options.json
+    named = len(paths) > 1
     for path, result in in_order(recognizer, paths, options.batch_seconds):
         if isinstance(result, AsrError):
             failures += 1
@@ -62,9 +75,9 @@ def main(argv: Sequence[str]) -> int:
             if options.json:
                 print(json.dumps({"audio": str(path), "error": str(result)}), flush=True)
         elif options.json:
-            print(json.dumps({"audio": str(path), **asdict(result)}, ensure_ascii=False), flush=True)
+            print(as_json(str(path), result), flush=True)
         else:
-            print(f"{path}\t{result.text}" if named else result.text, flush=True)
+            print(as_text(str(path) if named else "", result), flush=True)
     if failures:
         print(f"asr decode: {failures} of {len(paths)} files could not be read", file=sys.stderr)
     return 1 if failures else 0
@@ -99,10 +112,9 @@ def find_audio(arguments: Sequence[str]) -> list[Path]:
 def in_order(recognizer, paths: Sequence[Path], batch_seconds: float) -> Iterator[tuple[Path, Transcript | AsrError]]:
     """Recognise `paths`, batched by length, and give the results in the order of `paths`, as soon as that allows.
 
-    A progress bar runs on standard error if that is a terminal.
+    A progress bar runs on standard error if that is a terminal, for several files or a long one.
     """
-    from rich.console import Console
-    from rich.progress import Progress
+    from asr.data.progress import seconds_bar
 
     results: dict[int, Transcript | AsrError] = {}
     sources, where = [], []
@@ -112,13 +124,11 @@ def in_order(recognizer, paths: Sequence[Path], batch_seconds: float) -> Iterato
             where.append(i)
         except AsrError as error:
             results[i] = error
-    console = Console(stderr=True)
+    total = sum(source.seconds for source in sources)
     given = 0
-    with Progress(console=console, transient=True, disable=not console.is_terminal or len(paths) < 2) as progress:
-        row = progress.add_task("transcribing", total=sum(source.seconds for source in sources))
-        for j, result in recognizer.transcribe_many(sources, batch_seconds=batch_seconds):
+    with seconds_bar("transcribing", total, hidden=len(paths) < 2 and total <= batch_seconds) as heard:
+        for j, result in recognizer.transcribe_many(sources, batch_seconds=batch_seconds, heard=heard):
             results[where[j]] = result
-            progress.advance(row, sources[j].seconds)
             while given in results:
                 yield paths[given], results.pop(given)
                 given += 1

@@ -115,7 +115,7 @@ def evaluate_corpus(recognizer: Recognizer, corpus: Corpus, *, batch_seconds: fl
     from asr.decode.recognizer import Source
 
     sources = [
-        Source(int(samples) / corpus.sample_rate_hz, lambda i=i: corpus.audio(i))
+        Source(int(samples) / corpus.sample_rate_hz, lambda i=i: corpus.audio(i), name=corpus.ids[i])
         for i, samples in enumerate(corpus.num_samples)
     ]
     return evaluate(recognizer, sources, list(zip(corpus.ids, corpus.texts, strict=True)), batch_seconds=batch_seconds)
@@ -123,11 +123,19 @@ def evaluate_corpus(recognizer: Recognizer, corpus: Corpus, *, batch_seconds: fl
 
 def evaluate_files(recognizer: Recognizer, utterances: Sequence[Utterance], *, batch_seconds: float) -> Evaluation:
     """Evaluate on the files of a manifest."""
-    from asr.audio.io import read_audio
+    from asr.audio.io import audio_blocks, read_audio
     from asr.decode.recognizer import Source
 
     rate = recognizer.sample_rate_hz
-    sources = [Source(u.seconds, lambda path=u.audio: read_audio(path, sample_rate_hz=rate)) for u in utterances]
+    sources = [
+        Source(
+            utterance.seconds,
+            lambda path=utterance.audio: read_audio(path, sample_rate_hz=rate),
+            lambda path=utterance.audio: audio_blocks(path, sample_rate_hz=rate),
+            utterance.audio,
+        )
+        for utterance in utterances
+    ]
     return evaluate(recognizer, sources, [(u.id, u.text) for u in utterances], batch_seconds=batch_seconds)
 
 

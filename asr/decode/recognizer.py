@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,18 @@ from numpy.typing import NDArray
 
 from asr.audio.io import audio_blocks, audio_info, read_audio
 from asr.checkpoint import Checkpoint
-from asr.decode.decoder import Decoder
+from asr.decode.decoder import Decoder, Hypothesis
 from asr.decode.endpoint import EndpointRules
 from asr.decode.greedy import GreedyDecoder, TokenPath, greedy
 from asr.decode.stream import Stream, StreamState
+from asr.decode.vad import SileroVad
 from asr.decode.words import words_of
-from asr.errors import AsrError
+from asr.errors import AsrError, DataError
 from asr.nn.folding import fold_norms
-from asr.types import Transcript, Word
+from asr.types import Reading, Transcript, Word
 
+WHOLE_SECONDS = 3600.0  # no longer audio in one piece: 4 GB with model=small, 12 GB with model=ds2_5x800
+BLOCK_SAMPLES = 65_536  # of audio at hand that goes through the network piece by piece
 MAX_STEP_FRAMES = 512  # output frames of a stream in one call of the network: its memory is bounded
 BATCH_SECONDS = 600.0  # audio recognised at a time, padding included: some hundred MB of activations
 
@@ -31,12 +34,13 @@ BATCH_SECONDS = 600.0  # audio recognised at a time, padding included: some hund
 class Source:
     """Audio to be recognised: its length, for batching, and how to get it as (N,) float32 at the model's rate.
 
-    blocks: how to get it piece by piece, for audio that is too long to be taken whole.
+    blocks: how to get it piece by piece, for audio that is too long to be taken whole. name: in messages.
     """
 
     seconds: float
     read: Callable[[], NDArray[np.float32]]
     blocks: Callable[[], Iterator[NDArray[np.float32]]] | None = None
+    name: str = "audio"
 
 
 class Recognizer:
@@ -47,6 +51,11 @@ class Recognizer:
         device: torch's name of it; None: a GPU if there is one.
         decoder: from log-probabilities to tokens; None: greedy.
         endpoints: whether streams are cut into segments, by the rules of `decode.endpoint`.
+        nbest: how many readings transcripts give; 0: only the best, as text and words.
+        vad: says for endpoints when somebody speaks; None: the model does, by what is not blank.
+
+    Raises:
+        ValueError: several readings are asked of the greedy decoder.
     """
 
     def __init__(
@@ -56,6 +65,8 @@ class Recognizer:
         *,
         decoder: Decoder | None = None,
         endpoints: bool = False,
+        nbest: int = 0,
+        vad: SileroVad | None = None,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = checkpoint.model.to(self.device)
@@ -64,20 +75,30 @@ class Recognizer:
         self.calibration = checkpoint.calibration
         self.sample_rate_hz = checkpoint.config.data.sample_rate_hz
         self.decoder: Decoder = decoder or GreedyDecoder()
+        if nbest and isinstance(self.decoder, GreedyDecoder):
+            raise ValueError(f"nbest: got {nbest} with the greedy decoder, which has one reading; expected a beam")
+        self.nbest = nbest
+        self.vad = vad
         rules = checkpoint.config.decode.endpoint
         self.endpoint = EndpointRules.build(rules, self.model.frame_seconds) if endpoints else None
 
     def transcribe(self, audio: str | Path | NDArray[np.float32], sample_rate_hz: int | None = None) -> Transcript:
         """Recognise one file, or samples in [-1, 1] at `sample_rate_hz` (the model's rate if None).
 
+        Long audio is treated as `transcribe_many` does.
+
         Raises:
-            DataError: the file cannot be read.
+            DataError: the file cannot be read, or the audio is too long for a model that needs it whole.
         """
         if isinstance(audio, np.ndarray):
             samples = _as_samples(audio, sample_rate_hz or self.sample_rate_hz, self.sample_rate_hz)
+            source = Source(len(samples) / self.sample_rate_hz, lambda: samples)
         else:
-            samples = read_audio(audio, sample_rate_hz=self.sample_rate_hz)
-        return self.transcribe_batch([samples])[0]
+            source = self.file_source(audio)
+        ((_, result),) = self.transcribe_many([source])
+        if isinstance(result, AsrError):
+            raise result
+        return result
 
     def file_source(self, path: str | Path) -> Source:
         """A file as a `Source`.
@@ -88,24 +109,35 @@ class Recognizer:
         rate = self.sample_rate_hz
         return Source(
             audio_info(path).seconds,
-            lambda: read_audio(path, sample_rate_hz=rate),
+            lambda: read_audio(path, sample_rate_hz=rate, max_seconds=WHOLE_SECONDS),
             lambda: audio_blocks(path, sample_rate_hz=rate),
+            str(path),
         )
 
     def transcribe_many(
-        self, sources: Sequence[Source], *, batch_seconds: float = BATCH_SECONDS
+        self,
+        sources: Sequence[Source],
+        *,
+        batch_seconds: float = BATCH_SECONDS,
+        heard: Callable[[float], object] = lambda seconds: None,
     ) -> Iterator[tuple[int, Transcript | AsrError]]:
         """Recognise many, batched by length: yields (index, transcript or what went wrong), longest first.
 
         The next batch is read while this one is recognised. Audio longer than `batch_seconds` goes through a model that
-        streams piece by piece, in bounded memory.
+        streams piece by piece, as a stream, so its memory is bounded and the transcript is that of the whole. A model
+        that needs the whole takes it whole, up to `WHOLE_SECONDS`: longer audio is a DataError, never cut.
+
+        Args:
+            sources: what to recognise.
+            batch_seconds: audio recognised at a time, padding included.
+            heard: called with the seconds of audio that have been recognised since the last call.
         """
         order = sorted(range(len(sources)), key=lambda i: -sources[i].seconds)
-        if not self.model.not_streamable:
-            long = [i for i in order if sources[i].seconds > batch_seconds and sources[i].blocks is not None]
-            yield from ((i, self._transcribe_long(sources[i])) for i in long)
-            taken = set(long)
-            order = [i for i in order if i not in taken]
+        most = batch_seconds if not self.model.not_streamable else WHOLE_SECONDS
+        long = [i for i in order if sources[i].seconds > most]
+        for i in long:
+            yield i, self._transcribe_long(sources[i], heard)
+        order = order[len(long) :]
         batches = _cut(order, [sources[i].seconds for i in order], batch_seconds)
         if not batches:
             return
@@ -118,17 +150,25 @@ class Recognizer:
                 yield from ((i, result) for i, result in read if isinstance(result, AsrError))
                 good = [(i, result) for i, result in read if not isinstance(result, AsrError)]
                 yield from zip((i for i, _ in good), self.transcribe_batch([s for _, s in good]), strict=True)
+                heard(sum(sources[i].seconds for i, _ in read))
 
-    def _transcribe_long(self, source: Source) -> Transcript | AsrError:
-        assert source.blocks is not None
-        stream = self.stream()
+    def _transcribe_long(self, source: Source, heard: Callable[[float], object]) -> Transcript | AsrError:
+        """What a stream without endpoints hears of it."""
+        if self.model.not_streamable:
+            return DataError(
+                f"{source.name}: {source.seconds / 3600:.2f} h long, expected at most {WHOLE_SECONDS / 3600:g} h for a "
+                f"model that needs the whole audio: {self.model.not_streamable}"
+            )
+        state = StreamState(None, self.decoder.initial_state())
+        stream = Stream(self, state, self.sample_rate_hz, endpoint=None)
         try:
-            for block in source.blocks():
+            for block in source.blocks() if source.blocks else _pieces(source.read()):
                 stream.accept_waveform(block)
                 self.step([stream])
+                heard(len(block) / self.sample_rate_hz)
+            return stream.finish()
         except AsrError as error:
             return error
-        return stream.finish()
 
     @torch.inference_mode()
     def log_probs(self, samples: NDArray[np.float32]) -> torch.Tensor:
@@ -150,7 +190,7 @@ class Recognizer:
         if isinstance(self.decoder, GreedyDecoder):
             return [self.transcript(path) for path in greedy(log_probs, frames)]
         states = self.decoder.extend([self.decoder.initial_state()] * len(audio), log_probs, frames)
-        return [self.transcript(self.decoder.best(state, final=True)[0].path) for state in states]
+        return [self.transcript_of(self.decoder.best(state, self.num_hypotheses, final=True)) for state in states]
 
     def stream(self, sample_rate_hz: int | None = None, state: StreamState | None = None) -> Stream:
         """Begin a stream of audio at `sample_rate_hz` (the model's rate if None), or go on from a saved state.
@@ -160,7 +200,7 @@ class Recognizer:
         """
         self.model.require_streamable()
         state = state or StreamState(None, self.decoder.initial_state())
-        return Stream(self, state, sample_rate_hz or self.sample_rate_hz)
+        return Stream(self, state, sample_rate_hz or self.sample_rate_hz, endpoint=self.endpoint)
 
     @property
     def lookahead_seconds(self) -> float:
@@ -213,12 +253,33 @@ class Recognizer:
         log_probs, after = self.model.step(chunk, states[0] if len(states) == 1 else _joined(states))
         for row, stream in enumerate(streams):
             own = after if len(streams) == 1 else _row(after, row)
-            state = stream.state._replace(model=own, pending=stream.state.pending[num_samples:].copy())
+            heard, rest = np.split(stream.state.pending, [num_samples])
+            state = stream.state._replace(model=own, pending=rest.copy())
+            if self.vad is not None and stream.endpoint is not None:
+                state = state._replace(vad=self.vad.step(state.vad or self.vad.initial_state(), heard))
             stream.hear(log_probs[row], state)
 
     def transcript(self, path: TokenPath) -> Transcript:
         """What a path says, with times in seconds."""
         return Transcript(self.tokenizer.decode(path.ids), self.words(path), path.total)
+
+    @property
+    def num_hypotheses(self) -> int:
+        """How many hypotheses `transcript_of` needs at most: some spell the same text with other tokens."""
+        return 8 * self.nbest if self.nbest else 1
+
+    def transcript_of(self, hypotheses: Iterable[Hypothesis]) -> Transcript:
+        """What hypotheses say, best first; those that spell the same text are one reading, the best of them."""
+        readings: dict[str, Reading] = {}
+        best: TokenPath | None = None
+        for hypothesis in hypotheses:
+            best = best or hypothesis.path
+            if len(readings) >= self.nbest:
+                break
+            text = self.tokenizer.decode(hypothesis.path.ids)
+            readings.setdefault(text, Reading(text, hypothesis.total, hypothesis.acoustic, hypothesis.lm))
+        assert best is not None
+        return replace(self.transcript(best), nbest=tuple(readings.values()))
 
     def words(self, path: TokenPath) -> tuple[Word, ...]:
         """A path's words, their confidences and times calibrated if the checkpoint is."""
@@ -248,6 +309,10 @@ def _row(state: Any, row: int) -> Any:
         return state[row : row + 1].clone()
     parts = [_row(part, row) for part in state]
     return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+
+
+def _pieces(samples: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    return (samples[start : start + BLOCK_SAMPLES] for start in range(0, len(samples), BLOCK_SAMPLES))
 
 
 def _as_samples(audio: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray[np.float32]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr.errors import DataError
+from asr.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from asr.decode.decoder import Decoder
@@ -29,17 +30,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_nbest(parser: argparse.ArgumentParser) -> None:
+    """Add --nbest."""
+    parser.add_argument(
+        "--nbest", type=int, metavar="N", help="print N readings with their scores, best first; needs a beam"
+    )
+
+
+def check_nbest(options: argparse.Namespace) -> None:
+    """Refuse an --nbest that the search cannot give.
+
+    Raises:
+        ConfigError: there is no beam, or N is not from 1 to its size.
+    """
+    if options.nbest is None:
+        return
+    if not _has_beam(options):
+        raise ConfigError(f"--nbest: got {options.nbest} with greedy search, which has one reading; add --beam SIZE")
+    size = options.beam or BEAM_SIZE
+    if not 1 <= options.nbest <= size:
+        raise ConfigError(f"--nbest: got {options.nbest}, expected 1 to {size}, the beam's size")
+
+
+def _has_beam(options: argparse.Namespace) -> bool:
+    return bool(options.beam or options.lm or options.word_list or options.hotwords)
+
+
 def build_decoder(options: argparse.Namespace, tokenizer: Tokenizer) -> Decoder | None:
     """The decoder that the options ask for; None: greedy.
 
     Raises:
         DataError: a file cannot be read, or says what the model cannot spell.
     """
-    if not (options.beam or options.lm or options.word_list or options.hotwords):
+    if not _has_beam(options):
         return None
+    from asr.compiled import before_compiling
     from asr.decode.beam import BeamDecoder
     from asr.decode.ngram import NgramModel
 
+    before_compiling(_announce)
     words = None if options.word_list is None else [word for word, _ in _lines(options.word_list)]
     hotwords = None if options.hotwords is None else dict(_boosts(options.hotwords))
     try:
@@ -55,6 +84,10 @@ def build_decoder(options: argparse.Namespace, tokenizer: Tokenizer) -> Decoder 
         )
     except ValueError as error:
         raise DataError(f"beam search: {error}") from error
+
+
+def _announce() -> None:
+    print("compiling the beam search, the first time: 10 to 20 s", file=sys.stderr, flush=True)
 
 
 def _boosts(path: Path) -> list[tuple[str, float]]:

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr.audio.resample import StreamResampler
-from asr.decode.endpoint import EndpointState
+from asr.decode.endpoint import EndpointRules, EndpointState
 from asr.decode.greedy import TokenPath
 from asr.types import Transcript, Word
 
 if TYPE_CHECKING:
     from asr.decode.recognizer import Recognizer
+    from asr.decode.vad import VadState
     from asr.model import ModelState
 
 NO_SAMPLES = np.zeros(0, dtype=np.float32)
@@ -48,7 +49,8 @@ class StreamState(NamedTuple):
     model: of the network; None before the first audio. decoder: of the running segment. settled: tokens of the running
     segment that have left the decoder. first_frame: where the decoder's segment began. frame: output frames so far.
     endpoint: of the running segment. pending: (n,) samples at the model's rate that wait for the network. ended:
-    segments that ended and have not been asked for. finished: whether the audio has ended.
+    segments that ended and have not been asked for. finished: whether the audio has ended. vad: of what says when
+    somebody speaks, if not the model does.
     """
 
     model: ModelState | None
@@ -60,6 +62,7 @@ class StreamState(NamedTuple):
     pending: NDArray[np.float32] = NO_SAMPLES
     ended: tuple[Transcript, ...] = ()
     finished: bool = False
+    vad: VadState | None = None
 
 
 class Stream:
@@ -69,9 +72,12 @@ class Stream:
     network hear it. How audio is cut into calls changes nothing of the text.
     """
 
-    def __init__(self, recognizer: Recognizer, state: StreamState, sample_rate_hz: int) -> None:
+    def __init__(
+        self, recognizer: Recognizer, state: StreamState, sample_rate_hz: int, *, endpoint: EndpointRules | None
+    ) -> None:
         self.recognizer = recognizer
         self.state = state
+        self.endpoint = endpoint
         self.sample_rate_hz = sample_rate_hz
         self._resampler = StreamResampler(sample_rate_hz, recognizer.sample_rate_hz)
 
@@ -129,18 +135,22 @@ class Stream:
                 f"fork: got a stream at {self.sample_rate_hz} Hz, expected one at the model's {self._resampler.to_hz} "
                 "Hz; the resampling filter's memory cannot be copied"
             )
-        return Stream(self.recognizer, copy.copy(self.state), self.sample_rate_hz)
+        return Stream(self.recognizer, copy.copy(self.state), self.sample_rate_hz, endpoint=self.endpoint)
 
     def hear(self, log_probs: Any, state: StreamState) -> None:
         """Take over the network's new state and its frames (n, V), n >= 0, and decode them."""
         recognizer = self.recognizer
         state = state._replace(frame=self.state.frame + len(log_probs))
         first = self.state.frame
-        if recognizer.endpoint is None:
+        if self.endpoint is None:
             self.state = self._decode(state, log_probs)
             return
-        speech = (log_probs.argmax(-1) != 0).cpu().numpy()
-        for cut, endpoint in recognizer.endpoint.cuts(state.endpoint, first, speech):
+        if recognizer.vad is not None and state.vad is not None:
+            speech, vad = recognizer.vad.take(state.vad, first, len(log_probs), recognizer.samples_per_frame)
+            state = state._replace(vad=vad)
+        else:
+            speech = (log_probs.argmax(-1) != 0).cpu().numpy()
+        for cut, endpoint in self.endpoint.cuts(state.endpoint, first, speech):
             end = state.frame if cut < 0 else cut
             state = self._decode(state, log_probs[: end - first])
             log_probs, first = log_probs[end - first :], end
@@ -148,8 +158,9 @@ class Stream:
                 self.state = state._replace(endpoint=endpoint)
                 return
             self.state = state
-            if endpoint.speech_end >= 0:
-                state = state._replace(ended=(*state.ended, self._final()))
+            final = self._final()
+            if final.text:
+                state = state._replace(ended=(*state.ended, final))
             state = state._replace(decoder=recognizer.decoder.initial_state(), settled=(), first_frame=cut)
 
     def _decode(self, state: StreamState, log_probs: Any) -> StreamState:
@@ -163,9 +174,12 @@ class Stream:
         path = _cut(decoder.best(after)[0].path, stable)
         return state._replace(decoder=decoder.drop_stable(after, stable), settled=(*state.settled, path))
 
-    def _path(self, final: bool = False) -> TokenPath:
-        """The running segment's best tokens; frames count from the start of the stream."""
-        last = self.recognizer.decoder.best(self.state.decoder, final=final)[0].path
+    def _path(self) -> TokenPath:
+        """The running segment's best tokens so far."""
+        return self._whole(self.recognizer.decoder.best(self.state.decoder)[0].path)
+
+    def _whole(self, last: TokenPath) -> TokenPath:
+        """The running segment's tokens, of which `last` are still the decoder's; frames from the stream's start on."""
         parts = [*self.state.settled, last]
         first = self.state.first_frame
         return TokenPath(
@@ -178,7 +192,9 @@ class Stream:
 
     def _final(self) -> Transcript:
         """The running segment's transcript, if it ends here."""
-        return self.recognizer.transcript(self._path(final=True))
+        recognizer = self.recognizer
+        found = recognizer.decoder.best(self.state.decoder, recognizer.num_hypotheses, final=True)
+        return recognizer.transcript_of(one._replace(path=self._whole(one.path)) for one in found)
 
     def _num_stable(self) -> int:
         settled = sum(len(part.ids) for part in self.state.settled)

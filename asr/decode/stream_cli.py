@@ -8,13 +8,13 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asr.audio.io import audio_blocks
+from asr.decode.output import as_json, as_text
 from asr.errors import AsrError, ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class _Lines:
     """Finished segments on standard output; the running text redrawn on one line of a terminal's standard error."""
 
     def __init__(self, name: str) -> None:
-        self.prefix = f"{name}\t" if name else ""
+        self.name = name
         self.shown = ""
         self.redraw = sys.stderr.isatty()
 
@@ -77,7 +77,7 @@ class _Lines:
         if self.redraw:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
             self.shown = ""
-        print(f"{self.prefix}{transcript.text}", flush=True)
+        print(as_text(self.name, transcript), flush=True)
 
     def _width(self) -> int:
         import shutil
@@ -86,7 +86,7 @@ class _Lines:
 
 
 class _Json:
-    """One object a line: "partial" and "stable" when the text has changed, "text", "words", "log_prob" at its end."""
+    """One object a line: "partial" and "stable" when the text has changed, the transcript at its end."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -95,14 +95,12 @@ class _Json:
     def partial(self, stable: str, unstable: str) -> None:
         if (stable, unstable) != self.shown:
             self.shown = (stable, unstable)
-            self._print({"partial": stable + unstable, "stable": stable})
+            values = {"audio": self.name, "partial": stable + unstable, "stable": stable}
+            print(json.dumps(values, ensure_ascii=False), flush=True)
 
     def final(self, transcript: Transcript) -> None:
         self.shown = None
-        self._print(asdict(transcript))
-
-    def _print(self, values: dict[str, Any]) -> None:
-        print(json.dumps({"audio": self.name, **values}, ensure_ascii=False), flush=True)
+        print(as_json(self.name, transcript), flush=True)
 
 
 def _open(source: str, recognizer: Recognizer, options: argparse.Namespace) -> tuple[int, Chunks]:

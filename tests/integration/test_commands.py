@@ -212,6 +212,28 @@ def test_a_stream_prints_what_the_file_gives(
     assert lines[-1]["words"]
 
 
+def test_the_best_readings_are_listed(
+    trained: Path, streaming: Path, songs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    song = str(songs / "song-000.wav")
+    assert run_command("decode", [str(trained), song, "--beam", "8", "--nbest", "3"]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [rank for rank, _, _ in rows] == ["1", "2", "3"]
+    assert rows[0][2] == "abc"
+    scores = [float(score) for _, score, _ in rows]
+    assert scores == sorted(scores, reverse=True)
+    assert run_command("decode", [str(trained), song, "--beam", "8", "--nbest", "3", "--json"]) == 0
+    assert [one["text"] for one in json.loads(capsys.readouterr().out)["nbest"]] == [text for _, _, text in rows]
+    assert run_command("decode", [str(streaming), song, "--beam", "8", "--nbest", "3", "--json"]) == 0
+    offline = json.loads(capsys.readouterr().out)
+    assert run_command("decode", [str(streaming), song, "--beam", "8", "--nbest", "3", "--json", "--stream"]) == 0
+    streamed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [one["text"] for one in streamed["nbest"]] == [one["text"] for one in offline["nbest"]]
+    with pytest.raises(SystemExit):
+        run_command("decode", [str(trained), song, "--nbest", "3"])
+    assert "--nbest: got 3 with greedy search" in capsys.readouterr().err
+
+
 def test_streaming_can_be_checked(
     streaming: Path, trained: Path, songs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

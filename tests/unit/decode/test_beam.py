@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from asr.config.schema import Text
+from asr.decode.align import viterbi
 from asr.decode.beam import BeamDecoder, BeamState
 from asr.decode.decoder import Hypothesis
 from asr.decode.ngram import NgramModel
@@ -337,6 +338,25 @@ def test_a_doubt_is_settled_at_the_horizon(tokenizer: CharacterTokenizer) -> Non
     assert best.path.ids == [2]
     ids = {tuple(h.path.ids) for h in bounded.best(decode(bounded, log_probs), 4)}
     assert all(tokens[0] == 2 for tokens in ids)
+
+
+def test_decided_tokens_stand_where_the_best_alignment_has_them(tokenizer: CharacterTokenizer) -> None:
+    """Each token has a faint beginning long before it is clear; hypotheses hold both."""
+    log_probs = torch.full((2000, 4), math.log(0.01))
+    log_probs[:, 0] = math.log(0.97)
+    random = np.random.default_rng(0)
+    for number, frame in enumerate(range(30, 2000, 30)):
+        token, early = 2 + number % 2, frame - int(random.integers(5, 25))
+        log_probs[early, 0], log_probs[early, token] = math.log(0.78), math.log(0.2)
+        log_probs[frame : frame + 2, 0], log_probs[frame : frame + 2, token] = math.log(0.02), math.log(0.96)
+    decoder = BeamDecoder(tokenizer, beam_size=20, horizon_frames=64)
+    (best,) = decoder.best(decode(decoder, log_probs), final=True)
+    expected = viterbi(log_probs.numpy(), best.path.ids)
+    assert len(best.path.ids) > 50
+    assert best.path.frames == expected.frames
+    assert best.path.ends == expected.ends
+    assert best.path.log_probs == pytest.approx(expected.log_probs, abs=1e-5)
+    assert best.path.total == pytest.approx(expected.total, abs=1e-3)
 
 
 def test_hotwords_help_while_they_are_being_said(tokenizer: CharacterTokenizer) -> None:
