@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-BLANK = 0
+from asr.heads.deterministic_ctc import BLANK, deterministic_ctc_loss
 
 
 class CtcHead(nn.Module):
@@ -40,8 +40,11 @@ def ctc_loss(
     """-log p(targets | audio) of each utterance, summed over all alignments; inf where there is none.
 
     Infeasible utterances never get here: `asr.data.corpus.drop_unusable` finds them before the first step. So
-    `zero_infinity`, which would hide them, is not used.
+    `zero_infinity`, which would hide them, is not used. In torch's deterministic mode a GPU has no gradient for it;
+    `deterministic_ctc_loss` has.
     """
+    if log_probs.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return deterministic_ctc_loss(log_probs, lengths, targets, target_lengths)
     return F.ctc_loss(
         log_probs.transpose(0, 1), targets, lengths, target_lengths, blank=BLANK, reduction="none", zero_infinity=False
     )

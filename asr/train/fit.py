@@ -171,6 +171,8 @@ def set_up_process(config: Config) -> None:
         # A step's products are small: two threads are 1.7 times as fast as one, and more than four wait for each other.
         torch.set_num_threads(max(1, min(4, cores // config.trainer.devices)))
     keep_freed_memory()
+    if config.trainer.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or matrix products on GPUs are refused
     torch.use_deterministic_algorithms(config.trainer.deterministic)
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU; no effect on a CPU
     for message in _IRRELEVANT:

@@ -1,0 +1,27 @@
+"""In deterministic mode a GPU computes CTC's loss and gradient, and twice the same."""
+
+import pytest
+import torch
+
+from asr.heads.ctc import ctc_loss
+
+pytestmark = pytest.mark.gpu
+
+
+def test_twice_the_same_and_as_on_the_cpu() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(16, 400, 30)
+    targets, lengths = torch.randint(1, 30, (16, 80)), torch.randint(200, 400, (16,))
+    target_lengths = torch.randint(40, 80, (16,))
+    results = []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for device in ("cuda", "cuda", "cpu"):
+            mine = logits.to(device, copy=True).requires_grad_()
+            ctc_loss(mine.log_softmax(-1), *(t.to(device) for t in (lengths, targets, target_lengths))).sum().backward()
+            assert mine.grad is not None
+            results.append(mine.grad.cpu())
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(results[0], results[1])
+    assert float((results[0] - results[2]).abs().max()) <= 1e-4
