@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from asr.audio.io import audio_blocks, audio_info, read_audio
 from asr.checkpoint import Checkpoint
-from asr.decode.decoder import Decoder, Hypothesis
+from asr.decode.decoder import Decoder, Hypothesis, TokenPath
 from asr.decode.endpoint import EndpointRules
-from asr.decode.greedy import GreedyDecoder, TokenPath, greedy
+from asr.decode.greedy import GreedyDecoder, greedy
 from asr.decode.stream import Stream, StreamState
 from asr.decode.vad import SileroVad
 from asr.decode.words import words_of
