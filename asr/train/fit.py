@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -106,6 +107,7 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
     try:
         trainer.fit(task, loaders[0], loaders[1], ckpt_path=resume_from)
     except Interrupted as stopped:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which launchers end the other ranks when the first one ends
         print(f"stopped by {stopped}; to go on, add: run_dir={run} resume=true", file=sys.stderr)
         sys.exit(128 + stopped.signal_number)
     except RuntimeError as error:
