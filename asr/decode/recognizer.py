@@ -24,7 +24,7 @@ from asr.errors import AsrError, DataError
 from asr.nn.folding import fold_norms
 from asr.types import Reading, Transcript, Word
 
-WHOLE_SECONDS = 3600.0  # no longer audio in one piece: 4 GB with model=small, 12 GB with model=ds2_5x800
+WHOLE_SECONDS = 7200.0  # no longer audio in one piece: 3 GB with model=small, 10 GB with model=ds2_5x800
 BLOCK_SAMPLES = 65_536  # of audio at hand that goes through the network piece by piece
 MAX_STEP_FRAMES = 512  # output frames of a stream in one call of the network: its memory is bounded
 BATCH_SECONDS = 600.0  # audio recognised at a time, padding included: some hundred MB of activations
