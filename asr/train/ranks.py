@@ -63,7 +63,7 @@ def is_lost_rank(error: RuntimeError) -> bool:
     import torch.distributed as dist
 
     signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
-    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
+    return isinstance(error, dist.DistBackendError) or any(sign in str(error) for sign in signs)
 
 
 def _first(*names: str) -> int:

@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
-from asr.train.ranks import global_rank, leave_group, local_rank
+from asr.train.ranks import global_rank, is_lost_rank, leave_group, local_rank
 
 NAMES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "SLURM_LOCALID")
 
@@ -56,3 +56,11 @@ def test_nobody_leaves_before_the_others_are_done(tmp_path: Path) -> None:
     mp.spawn(leave, args=(str(tmp_path),), nprocs=3)
     assert (tmp_path / "done 0").exists()
     leave_group()  # where there is no group: nothing
+
+
+def test_a_lost_rank_is_told_from_other_errors() -> None:
+    gloo = "[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:41952"
+    assert is_lost_rank(RuntimeError(gloo))
+    assert is_lost_rank(dist.DistBackendError("NCCL communicator was aborted"))
+    assert not is_lost_rank(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_lost_rank(dist.DistNetworkError("the server socket has failed to listen: address already in use"))
