@@ -1,8 +1,11 @@
 """Synthetic phonemes with CTC: Deep Speech 2's claims (arXiv 1512.02595, sections 3.2 to 3.5) in minutes.
 
 Each phoneme is an onset, which a group of phonemes shares, and then what tells it apart: one or two formants. A speaker
-shifts the bands and the rate; some utterances are noisy. Shared onsets make the future matter, shifts and noise make
-convolution over frequency pay. The model is the recogniser's: its front end, a stack, its CTC head and loss.
+shifts the bands and the rate; some utterances are noisy. Shifts and noise make convolution over frequency pay. Shared
+onsets make the future matter, yet CTC lets a net answer late, so that it need not look ahead for them. Coarticulation
+asks for more: as a consonant pulls the formants of the vowel before it, the next onset moves a phoneme's.
+
+The model is the recogniser's: its front end, a stack, its CTC head and loss.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from asr.sequence.trainer import Curve, make_optimizer, update
 NUM_BANDS, NUM_ONSETS, ONSET_SHARE, BUMP_WIDTH = 40, 4, 0.45, 1.5
 ANNEAL = 1.2  # of the learning rate after each epoch (section 3.3 of Deep Speech 2's own settings)
 QUIET, NOISY_SHARE = 0.1, 0.4  # deviation of the noise that is always there; share of noisier utterances
+LOCI = np.linspace(-1.0, 1.0, NUM_ONSETS)  # where an onset pulls the formants before it, as places of articulation do
 RECURRENT_GAIN = 0.9  # of the orthogonal recurrent matrices under `initialization: he`
 
 UNUSED_SETTINGS = (  # this task looks at its test set after each epoch, and anneals by itself
@@ -57,6 +61,9 @@ class Options(Section):
     num_train: PositiveInt = 2000
     num_test: PositiveInt = 200
     noise: tuple[NonNegativeFloat, NonNegativeFloat] = Field((0.05, 0.4), description="deviations of the noisy ones")
+    coarticulation: NonNegativeFloat = Field(
+        0.0, description="bands by which the next onset, at the most, moves what tells a phoneme apart; 0: none"
+    )
     sorta_grad: bool = Field(True, description="the first epoch by increasing length")
     front_end: Literal["conv2d", "conv1d"] = "conv2d"
     batch_norm: bool = Field(True, description="in the front end; the stack has its own option")
@@ -218,10 +225,12 @@ def _utterance(
     rate, shift = random.uniform(0.8, 1.3), random.normal()
     bands = np.arange(NUM_BANDS)
     pieces = [np.zeros((int(random.integers(0, 6)), NUM_BANDS))]
-    for phoneme in phonemes:
+    for phoneme, following in zip(phonemes, [*phonemes[1:], None], strict=True):
         frames = max(4, round(random.integers(4, 14) * rate))
         begins = np.arange(frames) < ONSET_SHARE * frames
-        shape = np.where(begins[:, None], onsets[phoneme % NUM_ONSETS], tails[phoneme])
+        moved = 0.0 if following is None else options.coarticulation * LOCI[following % NUM_ONSETS]
+        tail = np.interp(bands - moved, bands, tails[phoneme])
+        shape = np.where(begins[:, None], onsets[phoneme % NUM_ONSETS], tail)
         envelope = np.sin(np.pi * (np.arange(frames) + 0.5) / frames)
         pieces += [envelope[:, None] * shape, np.zeros((int(random.integers(0, 6)), NUM_BANDS))]
     clean = np.concatenate(pieces)

@@ -35,6 +35,19 @@ def test_noise_is_where_it_is_said_to_be() -> None:
         assert (float(utterance.features.std()) > 4.0) is utterance.noisy
 
 
+def test_the_next_onset_moves_the_formants_before_it() -> None:
+    options = {"num_train": 30, "num_test": 1, "noise": (0.0, 0.0)}
+    plain, moved = make_corpus(Options(**options)), make_corpus(Options(**options, coarticulation=2.0))
+    for before, after in zip(plain, moved, strict=True):
+        assert before.phonemes == after.phonemes
+        difference = after.features - before.features  # both have the same noise
+        changed = np.abs(difference).sum(1)
+        assert (changed > 0.1).any()
+        assert changed[-4:].max() == 0  # nothing follows the last phoneme, which has at least four frames
+        assert (changed[:2] < 1e-5).all()  # the first one's onset stays
+        assert np.abs(difference.sum(1)).max() < 0.1 * changed.max()  # energy goes elsewhere, not away
+
+
 def test_the_first_epoch_goes_by_length_if_it_is_asked_to() -> None:
     for sorta_grad in (True, False):
         task = build(Options(num_train=40, num_test=5, sorta_grad=sorta_grad), None)  # type: ignore[arg-type]
