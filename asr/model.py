@@ -21,6 +21,8 @@ from asr.nn import front_end
 from asr.nn.front_end import ConvFrontEnd, FrontEndState
 from asr.stacks.base import Stack, State
 
+BLOCK_SAMPLES = 1 << 20  # longer audio goes through the front end in such blocks; a minute at 16 kHz
+
 
 def build(config: Config, num_tokens: int) -> SpeechModel:
     """Make the model that `config` describes, for `num_tokens` tokens with the blank."""
@@ -84,12 +86,31 @@ class SpeechModel(nn.Module):
         Returns:
             Log-probabilities, and how many of their frames are real.
         """
-        frames, lengths = self.features(audio, audio_lengths)
-        if seeds is not None:
-            frames = self.augment(frames, lengths, seeds)
-        hidden, lengths = self.front_end(frames, lengths)
+        if (
+            len(audio) == 1
+            and audio.shape[1] > BLOCK_SAMPLES
+            and not self.features.not_streamable
+            and not self.training
+        ):
+            hidden, lengths = self._front_end_in_blocks(audio[:, : int(audio_lengths)])
+        else:
+            frames, lengths = self.features(audio, audio_lengths)
+            if seeds is not None:
+                frames = self.augment(frames, lengths, seeds)
+            hidden, lengths = self.front_end(frames, lengths)
         hidden, lengths = self.stack(hidden, lengths)
         return self.head(hidden), lengths
+
+    def _front_end_in_blocks(self, audio: Float[Tensor, "1 N"]) -> tuple[Float[Tensor, "1 S D"], Int[Tensor, "1"]]:
+        """Features and front end of long audio, by what makes them stream: convolutions take most of the memory."""
+        features_state, state = self.features.initial_state(1, audio), self.front_end.initial_state(1, audio)
+        pieces = []
+        for samples in audio.split(BLOCK_SAMPLES, dim=1):
+            frames, features_state = self.features.step(samples, features_state)
+            hidden, state = self.front_end.step(frames, state)
+            pieces.append(hidden)
+        hidden = torch.cat((*pieces, self.front_end.flush(state)), dim=1)
+        return hidden, torch.full((1,), hidden.shape[1], device=audio.device)
 
     @property
     def lookahead_seconds(self) -> float:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from asr.checkpoint import Checkpoint
 from asr.compiled import compiled
 from asr.data.corpus import required_frames
-from asr.decode.greedy import TokenPath
+from asr.decode.decoder import TokenPath
 from asr.decode.words import words_of
 from asr.errors import DataError
 from asr.nn.folding import fold_norms

@@ -28,8 +28,7 @@ from asr.decode._numba import (
     Rules,
     Tokens,
 )
-from asr.decode.decoder import Hypothesis
-from asr.decode.greedy import TokenPath
+from asr.decode.decoder import Hypothesis, TokenPath
 from asr.decode.hotwords import build_hotwords
 from asr.decode.ngram import BEGIN, END, UNKNOWN_WORDS, NgramModel
 from asr.decode.trie import build_trie

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr.errors import ConfigError, DataError
-from asr.metrics.calibration import NUM_BINS, Calibration, Reliability, fit_confidence, reliability
+from asr.errors import DataError
+from asr.metrics.calibration import Calibration, Reliability, fit_confidence, reliability
 from asr.metrics.error_rates import matching_words
 from asr.types import Word
 
@@ -73,6 +73,8 @@ def main(argv: Sequence[str]) -> int:
     checkpoint.write_calibration(loaded.folder, calibration)
     print(f"written: {loaded.folder / checkpoint.CALIBRATION}")
     if options.picture:
+        from asr.metrics.reliability_picture import draw_reliability
+
         draw_reliability(options.picture, {"before": before, "after": after})
         print(f"picture: {options.picture}")
     return 0
@@ -127,29 +129,6 @@ def read_ctm(path: Path) -> dict[str, list[Word]]:
         except ValueError:
             raise DataError(f"{path}:{number}: got {line[:80]!r}, expected: id channel start length word") from None
     return words
-
-
-def draw_reliability(path: Path, sets: Mapping[str, Reliability]) -> None:
-    """Draw the share of right words against confidence; the area of a dot is its share of the words.
-
-    Raises:
-        ConfigError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("pictures need matplotlib: pip install 'asr-toolkit[plots]'") from None
-    figure = Figure(figsize=(4.8, 4.8), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="calibrated")
-    for name, one in sets.items():
-        area = [10 + 400 * count / sum(one.count) for count in one.count]
-        (line,) = axes.plot(one.confidence, one.accuracy, label=f"{name}: off by {100 * one.error:.1f} %")
-        axes.scatter(one.confidence, one.accuracy, area, color=line.get_color(), alpha=0.5)
-    axes.set(xlabel=f"confidence, mean of each of {NUM_BINS} bins", ylabel="share of words that are right")
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.04), aspect="equal")
-    axes.legend(loc="upper left")
-    figure.savefig(path, dpi=100)
 
 
 def _words(rows: Iterable[Row]) -> tuple[list[float], list[bool]]:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from asr.decode.greedy import TokenPath
+
+class TokenPath(NamedTuple):
+    """The tokens of one utterance with where they stand.
+
+    ids: token ids, no blanks. frames: output frame at which each begins. ends: frame after its last.
+    log_probs: log-probability of the token at its best frame. total: log-probability of the whole best path.
+    """
+
+    ids: list[int]
+    frames: list[int]
+    ends: list[int]
+    log_probs: list[float]
+    total: float
 
 
 class Hypothesis(NamedTuple):

@@ -199,7 +199,7 @@ def main(argv: Sequence[str]) -> int:
     output = options.output or Path(f"{options.manifest.name}.evaluation.jsonl")
     evaluation.write(output)
     if options.reliability:
-        from asr.decode.calibrate import draw_reliability
+        from asr.metrics.reliability_picture import draw_reliability
 
         draw_reliability(options.reliability, {options.manifest.name: evaluation.reliability})
     if options.json:

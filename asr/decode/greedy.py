@@ -9,22 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from asr.decode.decoder import Hypothesis
+from asr.decode.decoder import Hypothesis, TokenPath
 from asr.nn.masking import valid_mask
-
-
-class TokenPath(NamedTuple):
-    """The tokens of one utterance with where they stand.
-
-    ids: token ids, no blanks. frames: output frame at which each begins. ends: frame after its last.
-    log_probs: log-probability of the token at its best frame. total: log-probability of the whole best path.
-    """
-
-    ids: list[int]
-    frames: list[int]
-    ends: list[int]
-    log_probs: list[float]
-    total: float
 
 
 class GreedyState(NamedTuple):

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from asr.audio.io import audio_blocks, audio_info, read_audio
 from asr.checkpoint import Checkpoint
-from asr.decode.decoder import Decoder, Hypothesis
+from asr.decode.decoder import Decoder, Hypothesis, TokenPath
 from asr.decode.endpoint import EndpointRules
-from asr.decode.greedy import GreedyDecoder, TokenPath, greedy
+from asr.decode.greedy import GreedyDecoder, greedy
 from asr.decode.stream import Stream, StreamState
 from asr.decode.vad import SileroVad
 from asr.decode.words import words_of
@@ -24,7 +24,7 @@ from asr.errors import AsrError, DataError
 from asr.nn.folding import fold_norms
 from asr.types import Reading, Transcript, Word
 
-WHOLE_SECONDS = 3600.0  # no longer audio in one piece: 4 GB with model=small, 12 GB with model=ds2_5x800
+WHOLE_SECONDS = 7200.0  # no longer audio in one piece: 3 GB with model=small, 10 GB with model=ds2_5x800
 BLOCK_SAMPLES = 65_536  # of audio at hand that goes through the network piece by piece
 MAX_STEP_FRAMES = 512  # output frames of a stream in one call of the network: its memory is bounded
 BATCH_SECONDS = 600.0  # audio recognised at a time, padding included: some hundred MB of activations

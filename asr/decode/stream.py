@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr.audio.resample import StreamResampler
+from asr.decode.decoder import TokenPath
 from asr.decode.endpoint import EndpointRules, EndpointState
-from asr.decode.greedy import TokenPath
 from asr.types import Transcript, Word
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr.data.progress import progress_bar
-from asr.errors import AsrError, ConfigError, DataError
+from asr.errors import AsrError, DataError
 from asr.metrics.error_rates import Edits, word_edits
+from asr.pictures import new_figure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,12 +138,8 @@ def draw(path: Path, rates: Rates) -> None:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("--picture needs matplotlib: pip install 'asr-toolkit[plots]'") from None
     alphas, betas = sorted({a for a, _ in rates}), sorted({b for _, b in rates})
-    figure = Figure(figsize=(5.5, 4), layout="constrained")
+    figure = new_figure(figsize=(5.5, 4), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow([[100 * rates[a, b] for b in betas] for a in alphas], origin="lower", aspect="auto")
     for i, alpha in enumerate(alphas):

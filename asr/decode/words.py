@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from asr.decode.greedy import TokenPath
+from asr.decode.decoder import TokenPath
 from asr.text.tokenizer import Tokenizer
 from asr.types import Word
 

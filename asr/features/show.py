@@ -9,6 +9,7 @@ from pathlib import Path
 from asr.config import load
 from asr.config.schema import Config
 from asr.errors import ConfigError
+from asr.pictures import new_figure
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,10 +46,6 @@ def write_variants(config: Config, audio: Path, output: Path, variants: int, epo
         DataError: the audio cannot be read.
         ConfigError: matplotlib is not installed, or a folder of noises cannot be used.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("asr show needs matplotlib: pip install 'asr-toolkit[plots]'") from None
     import numpy as np
     import soundfile
     import torch
@@ -65,7 +62,7 @@ def write_variants(config: Config, audio: Path, output: Path, variants: int, epo
     original = read_audio(audio, sample_rate_hz=rate)
     versions = [original, *(perturb(original, seed, epoch) for seed in range(1, variants + 1))]
 
-    figure = Figure(figsize=(9, 1.9 * len(versions)), layout="constrained")
+    figure = new_figure(figsize=(9, 1.9 * len(versions)), layout="constrained")
     axes = np.atleast_1d(figure.subplots(len(versions), sharex=True, sharey=True))
     paths = []
     for number, (samples, place) in enumerate(zip(versions, axes, strict=True)):

@@ -9,7 +9,7 @@ import yaml
 
 from asr.launch.job import Job, shell_lines
 from asr.launch.settings import Kubernetes
-from asr.launch.torchrun import PATIENCE
+from asr.launch.torchrun import VARIABLES
 
 NAME_LENGTH = 50  # the controller makes names of 63 characters at the most out of it
 CONTAINER = "node"  # the trainer's container and job in Kubeflow's own runtimes
@@ -76,7 +76,7 @@ def _script(job: Job) -> str:
     lines = [
         "set -euo pipefail",
         *shell_lines(job),
-        PATIENCE,
+        *VARIABLES,
         f'PET_MASTER_PORT=$((PET_MASTER_PORT + 1)) "$python" -m torch.distributed.run {job.self_test}',
         f'exec "$python" -m torch.distributed.run {job.train}',
     ]

@@ -9,8 +9,13 @@ from pathlib import Path
 from asr.launch.job import Job, shell_lines
 from asr.launch.settings import Local, Torchrun
 
-# torchrun passes SIGTERM on and kills what is left after 30 seconds, if nothing else is said.
-PATIENCE = "export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=120  # seconds for a step and a checkpoint after SIGTERM"
+VARIABLES = (
+    # torchrun passes SIGTERM on and kills what is left after 30 seconds, if nothing else is said.
+    "export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=120  # seconds for a step and a checkpoint after SIGTERM",
+    # Else ranks that are started again meet in the store of the start before, where a rank that is faster than rank 0
+    # finds the address of a process that is gone, and the others wait for it.
+    "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # each start has a store of its own",
+)
 
 
 def local_script(job: Job, settings: Local) -> str:
@@ -18,7 +23,7 @@ def local_script(job: Job, settings: Local) -> str:
     if settings.ranks == 1:
         return _script(job, ["Start it with bash."], [f'"$python" {job.self_test}', f'exec "$python" {job.train}'])
     ranks = f"--standalone --nproc-per-node={settings.ranks}"
-    starts = [PATIENCE, _torchrun(ranks, job.self_test), "exec " + _torchrun(ranks, job.train, settings.max_restarts)]
+    starts = [*VARIABLES, _torchrun(ranks, job.self_test), "exec " + _torchrun(ranks, job.train, settings.max_restarts)]
     return _script(job, ["Start it with bash."], starts)
 
 
@@ -31,7 +36,7 @@ def node_script(job: Job, settings: Torchrun, path: Path) -> str:
         path: of the script, on a file system that all nodes see.
     """
     host = settings.hosts[0] if settings.hosts else "localhost"
-    starts = [PATIENCE]
+    starts = [*VARIABLES]
     for program, port, restarts in (
         (job.self_test, settings.port + 1, 0),
         (job.train, settings.port, settings.max_restarts),

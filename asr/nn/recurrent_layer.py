@@ -14,6 +14,8 @@ from asr.nn.batch_norm import NormalizedLinear
 from asr.nn.cells import Cell
 from asr.nn.masking import reverse_within_lengths
 
+BLOCK_FRAMES = 4096  # of longer audio; 80 s at 20 ms a frame, so batches of utterances go through at once
+
 Merge = Literal["sum", "concat"]
 MakeCell = Callable[[int], Cell]  # number of chains -> cell
 
@@ -75,13 +77,28 @@ class RecurrentLayer(nn.Module):
         else:
             weight, bias = self._weight_and_bias(inputs, lengths)
             chains = self._chains([inputs] * self.num_directions, lengths)
-            outputs, _ = self.cell(chains, weight, bias, initial)
+            if num_frames > BLOCK_FRAMES and not torch.is_grad_enabled():
+                outputs = self._in_blocks(chains, weight, bias, initial)
+            else:
+                outputs, _ = self.cell(chains, weight, bias, initial)
         outputs = outputs.unflatten(2, (self.dilation, batch)).flatten(1, 2)[:, :num_frames]  # (K, S, B, H)
         forward = outputs[0].transpose(0, 1)
         if self.num_directions == 1:
             return forward
         backward = reverse_within_lengths(outputs[1].transpose(0, 1), lengths)
-        return forward + backward if self.merge == "sum" else torch.cat((forward, backward), dim=-1)
+        if self.merge == "concat":
+            return torch.cat((forward, backward), dim=-1)
+        return forward + backward if torch.is_grad_enabled() else backward.add_(forward)
+
+    def _in_blocks(self, chains: Sequence[Tensor], weight: Tensor, bias: Tensor, state: Tensor) -> Tensor:
+        """What the cell gives, with the memory for the gates of a block of frames only."""
+        steps = len(chains[0])
+        outputs = chains[0].new_empty(self.num_directions, *chains[0].shape[:2], self.cell.hidden_size)
+        size = max(1, BLOCK_FRAMES // self.dilation)
+        for start in range(0, steps, size):
+            block = slice(start, start + size)
+            outputs[:, block], state = self.cell([chain[block] for chain in chains], weight, bias, state)
+        return outputs
 
     def _chains(self, directions: Sequence[Tensor], lengths: Tensor) -> list[Tensor]:
         """What each direction reads (B, S, D), in the order in which it reads: time first, folded (S / d, d * B, D)."""

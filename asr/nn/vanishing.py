@@ -15,30 +15,11 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from asr.errors import ConfigError
 from asr.nn.distributed import sum_over_ranks, world_size
 
 SMALLEST = 1e-20  # |d|^2 below which a link carries no gradient worth keeping, as in the authors' code
-
-
-def set_vanishing_regularizer(model: nn.Module, weight: float) -> None:
-    """Add `weight` times Omega to what is minimised, for every simple recurrent cell with a full matrix in `model`.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    from asr.nn.cells.rnn import RnnCell
-
-    cells = [module for module in model.modules() if isinstance(module, RnnCell) and not module.diagonal]
-    if weight and not cells:
-        raise ConfigError(
-            f"optim.vanishing_regularizer={weight:g}: expected a stack of simple recurrent cells with full matrices "
-            "(stack=rnn, or stack=dilated stack.cell=rnn); the regulariser is not defined for gates"
-        )
-    for cell in cells:
-        cell.vanishing_weight = weight
 
 
 def omega_gradient(

@@ -12,7 +12,7 @@ from torch import Tensor
 from asr import stacks
 from asr.errors import ConfigError
 from asr.nn.cells import RnnCell
-from asr.nn.vanishing import set_vanishing_regularizer
+from asr.nn.cells.rnn import set_vanishing_regularizer
 from asr.sequence.model import SequenceModel
 from asr.sequence.report import Report
 from asr.sequence.settings import Case, Optim

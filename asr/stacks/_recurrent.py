@@ -128,11 +128,16 @@ class RecurrentStack(Stack):
             hidden = top(hidden, lengths)
         return hidden, lengths
 
-    def _after(self, index: int, hidden: Tensor, below: Tensor, lengths: Tensor) -> Tensor:
-        """What follows recurrent layer `index`: projection, norm, shortcut (He et al. 2016, equation 1)."""
-        hidden = zero_padding(self.projections[index](hidden), lengths)
+    def _after(self, index: int, hidden: Tensor, below: Tensor, lengths: Tensor | None) -> Tensor:
+        """What follows recurrent layer `index`: projection, norm, shortcut (He et al. 2016, equation 1).
+
+        `lengths` is None where nothing is padding, which saves some of a small step's time.
+        """
+        hidden = self.projections[index](hidden)
+        if lengths is not None:
+            hidden = zero_padding(hidden, lengths)
         if self.norms:
-            hidden = self.norms[index](hidden, lengths)
+            hidden = self.norms[index](hidden, _full_lengths(hidden) if lengths is None else lengths)
         shortcut = self.shortcuts[index]
         return hidden if isinstance(shortcut, _NoShortcut) else hidden + shortcut(below)
 
@@ -147,12 +152,11 @@ class RecurrentStack(Stack):
     def step(self, chunk: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
         if not chunk.shape[1]:
             return chunk.new_zeros(chunk.shape[0], 0, self.output_size), state
-        lengths = torch.full((chunk.shape[0],), chunk.shape[1], device=chunk.device)
         hidden, layers, tops = chunk, [], []
         for index, (layer, before) in enumerate(zip(self._layers, state.layers, strict=True)):
             out, after = layer.step(hidden, before)
             layers.append(after)
-            hidden = self._after(index, out, hidden, lengths)
+            hidden = self._after(index, out, hidden, None)
         for top, before in zip(self._tops, state.tops, strict=True):
             hidden, after = top.step(hidden, before)
             tops.append(after)
@@ -178,6 +182,10 @@ class RecurrentStack(Stack):
     @property
     def _tops(self) -> list[Top]:
         return list(self.tops)  # type: ignore[arg-type]
+
+
+def _full_lengths(hidden: Tensor) -> Tensor:
+    return torch.full((hidden.shape[0],), hidden.shape[1], device=hidden.device)
 
 
 def mean_recurrent_length(dilations: Sequence[int], fused_frames: int = 1, horizon: int = HORIZON_FRAMES) -> float:

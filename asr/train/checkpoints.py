@@ -204,10 +204,6 @@ class RunCheckpoints(lightning.Callback):
         if signal_number or is_due:
             self._save(trainer)
         if signal_number:
-            # All is saved. What ends the other ranks when the first one leaves must not change how they end.
-            self._handlers |= dict.fromkeys((signal.SIGTERM, signal.SIGUSR1), signal.SIG_IGN)
-            for number in (signal.SIGTERM, signal.SIGUSR1):
-                signal.signal(number, signal.SIG_IGN)
             raise Interrupted(signal_number)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -6,9 +6,11 @@ It has to be known before Lightning's trainer is made, which says the same later
 from __future__ import annotations
 
 import os
+import time
 from datetime import timedelta
 
-_LEAVING = "asr/rank 0 is leaving"
+_ARRIVED, _LEAVING = "asr/ranks that are done", "asr/rank 0 is leaving"
+_STRAGGLER_SECONDS = 60.0
 PATIENCE = timedelta(days=7)  # where something else ends what hangs
 
 
@@ -32,8 +34,9 @@ def leave_group() -> None:
     """Wait until rank 0 has come here as well, then leave the process group; nothing, where there is none.
 
     Rank 0 still writes and evaluates when the others are done. A rank that ended before it would be missed: torchrun
-    waits five minutes for other machines, and both it and srun end all ranks when one ends with an error. And a process
-    that ends without leaving may be aborted for the group's threads, which is such an error.
+    waits five minutes for other machines, and both it and srun end all ranks when one ends with an error. So rank 0
+    waits as well, but not long, for the others. And a process that ends without leaving may be aborted for the group's
+    threads, which is such an error.
     """
     import torch.distributed as dist
 
@@ -43,8 +46,12 @@ def leave_group() -> None:
     store = dist.distributed_c10d._get_default_store()
     try:
         if dist.get_rank() == 0:
+            deadline = time.monotonic() + _STRAGGLER_SECONDS
+            while store.add(_ARRIVED, 0) < dist.get_world_size() - 1 and time.monotonic() < deadline:
+                time.sleep(0.02)
             store.set(_LEAVING, "")
         else:
+            store.add(_ARRIVED, 1)
             store.wait([_LEAVING], PATIENCE)
     except (dist.DistError, RuntimeError):
         pass  # rank 0, which may hold the store, has gone already

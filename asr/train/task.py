@@ -13,8 +13,8 @@ from asr.decode.greedy import greedy
 from asr.heads.ctc import ctc_loss
 from asr.metrics.error_rates import Edits, character_edits, word_edits
 from asr.model import SpeechModel
+from asr.nn.cells.rnn import set_vanishing_regularizer
 from asr.nn.distributed import sum_over_ranks, world_size
-from asr.nn.vanishing import set_vanishing_regularizer
 from asr.text.tokenizer import Tokenizer
 from asr.train.average import WeightAverage
 from asr.train.guard import StepGuard

@@ -122,3 +122,33 @@ def test_training_gradients_ignore_stand_ins() -> None:
     beside = run(stand_in, torch.tensor([16000, 8000, 0]), torch.arange(3))
     for name, value in alone.items():
         assert torch.allclose(value, beside[name], rtol=1e-4, atol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        {"name": "gru", "num_layers": 2, "hidden_size": 12},
+        {"name": "lstm", "num_layers": 2, "hidden_size": 12, "merge": "concat"},
+        {"name": "dilated", "cell": "gru", "num_layers": 3, "hidden_size": 12, "bidirectional": True},
+        {"name": "diagonal", "num_layers": 2, "hidden_size": 12},
+        {"name": "tcn", "num_layers": 2, "hidden_size": 12},
+    ],
+    ids=lambda stack: stack["name"],
+)
+@pytest.mark.parametrize("frames", [1, 7, 64])
+@torch.inference_mode()
+def test_long_audio_in_blocks_is_the_same(
+    stack: dict[str, object], frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = made(stack=stack).double()
+    audio, length = 0.1 * torch.randn(1, 20000, dtype=torch.float64), torch.tensor([19001])
+    whole, num_frames = module(audio, length)
+    blocks: list[int] = []
+    front_end = type(module.front_end).step
+    monkeypatch.setattr("asr.model.BLOCK_SAMPLES", 3001)
+    monkeypatch.setattr("asr.nn.recurrent_layer.BLOCK_FRAMES", frames)
+    monkeypatch.setattr(type(module.front_end), "step", lambda *args: blocks.append(1) or front_end(*args))
+    pieces, num_pieces = module(audio, length)
+    assert len(blocks) == 7
+    assert num_pieces.tolist() == num_frames.tolist()
+    assert float((pieces - whole[:, : int(num_frames)]).abs().max()) <= 1e-10

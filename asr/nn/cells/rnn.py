@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from asr.errors import ConfigError
 from asr.nn.cells import elementwise
 from asr.nn.cells.base import Cell, FullLink, gpu_loops, product_type, recurrent_weight, shifted, stacked
 from asr.nn.vanishing import omega_gradient
@@ -132,3 +133,19 @@ def _run_back(activation: Activation, d_gates: Tensor, outputs: Tensor, link: Fu
             link.add_carry(d_gate, later)
         d_gate.mul_(factor)
         later = d_gate
+
+
+def set_vanishing_regularizer(model: nn.Module, weight: float) -> None:
+    """Add `weight` times Omega to what is minimised, for every simple recurrent cell with a full matrix in `model`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    cells = [module for module in model.modules() if isinstance(module, RnnCell) and not module.diagonal]
+    if weight and not cells:
+        raise ConfigError(
+            f"optim.vanishing_regularizer={weight:g}: expected a stack of simple recurrent cells with full matrices "
+            "(stack=rnn, or stack=dilated stack.cell=rnn); the regulariser is not defined for gates"
+        )
+    for cell in cells:
+        cell.vanishing_weight = weight

@@ -81,7 +81,7 @@ def _examine(config: Config, prepare: Prepare, run: Path, *, all_audio: bool) ->
 
     from asr import model
     from asr.data.corpus import Corpus
-    from asr.train import fit
+    from asr.train import parts
     from asr.train.doctor.all_reduce import check_all_reduce
     from asr.train.doctor.copies import check_duplicates, check_leaks
     from asr.train.doctor.data import (
@@ -108,7 +108,7 @@ def _examine(config: Config, prepare: Prepare, run: Path, *, all_audio: bool) ->
     train = Corpus([readers[name] for name in config.data.train], config.data.sample_rate_hz)
     validation = Corpus([readers[name] for name in config.data.validation], config.data.sample_rate_hz)
     torch.manual_seed(config.seed)
-    tokenizer = fit.make_tokenizer(config, train, newest_sound(run, quiet=True) if config.resume else None)
+    tokenizer = parts.make_tokenizer(config, train, newest_sound(run, quiet=True) if config.resume else None)
     speech_model = model.build(config, tokenizer.num_tokens)
     yield check_characters(tokenizer, readers)
     yield check_rare_characters(tokenizer, train_readers)
@@ -121,7 +121,7 @@ def _examine(config: Config, prepare: Prepare, run: Path, *, all_audio: bool) ->
     yield device
     if device.verdict is Verdict.ERROR or rates.verdict is Verdict.ERROR:
         return
-    on_gpu = fit.on_gpu(config)
+    on_gpu = parts.on_gpu(config)
     yield check_all_reduce(config, on_gpu=on_gpu)
     batches = check_batches(config, train, validation, tokenizer)
     yield batches

@@ -23,7 +23,7 @@ from asr.data.plan import BatchPlan
 from asr.errors import ConfigError
 from asr.model import SpeechModel
 from asr.text.tokenizer import Tokenizer
-from asr.train import fit
+from asr.train import parts
 from asr.train.doctor.child import Child, run_children
 from asr.train.doctor.report import Line, Verdict, duration, gibibytes
 from asr.train.out_of_memory import is_out_of_memory
@@ -44,7 +44,7 @@ SMALLER = "data.batch_seconds={seconds:.0f}, a lower data.max_seconds, or a smal
 def check_device(config: Config) -> Line:
     """See whether this machine has the devices that are configured."""
     wanted = config.trainer.devices
-    if not fit.on_gpu(config):
+    if not parts.on_gpu(config):
         cores = num_cores()
         message = f"CPU, {cores} cores for {wanted} rank{'s' if wanted > 1 else ''}"
         if wanted > cores:
@@ -61,7 +61,7 @@ def check_batches(config: Config, train: Corpus, validation: Corpus, tokenizer: 
     """Plan the batches, as training does: every utterance fits one, and every rank gets a share of each."""
     world_size = config.trainer.world_size
     try:
-        loader, _ = fit.make_loaders(config, train, validation, tokenizer, world_size)
+        loader, _ = parts.make_loaders(config, train, validation, tokenizer, world_size)
     except ConfigError as error:
         return Line("batches", Verdict.ERROR, str(error), "the setting that the message names")
     padding = 100 * loader.dataset.plan.padding_share()
@@ -177,15 +177,15 @@ def take_steps(
 ) -> None:
     """Say `shape`, `memory` and `time`, or `out of memory`, or `failed`, each with its value."""
     config = from_yaml(yaml, source="doctor")
-    fit.set_up_process(config)
+    parts.set_up_process(config)
     device = torch.device("cuda" if on_gpu else "cpu")
     world_size = config.trainer.world_size
-    loader, validation_loader = fit.make_loaders(config, train, validation, tokenizer, world_size)
+    loader, validation_loader = parts.make_loaders(config, train, validation, tokenizer, world_size)
     try:
         plan, pieces = loader.dataset.plan, config.trainer.pieces
-        task = fit.make_task(config, model, tokenizer, steps_per_epoch=len(plan)).to(device)
+        task = parts.make_task(config, model, tokenizer, steps_per_epoch=len(plan)).to(device)
         optimizer = task.configure_optimizers()
-        bf16 = fit.uses_bf16(config.trainer.precision, on_gpu)
+        bf16 = parts.uses_bf16(config.trainer.precision, on_gpu)
 
         def step(batches: Sequence[Batch]) -> None:
             for piece, batch in enumerate(batches):

@@ -7,7 +7,8 @@ from asr import stacks
 from asr.config.options import validate_stack
 from asr.errors import ConfigError
 from asr.nn.cells import RnnCell
-from asr.nn.vanishing import SMALLEST, omega_gradient, set_vanishing_regularizer
+from asr.nn.cells.rnn import set_vanishing_regularizer
+from asr.nn.vanishing import SMALLEST, omega_gradient
 
 
 def links(chains: int, frames: int, items: int, units: int) -> tuple[torch.Tensor, ...]:

@@ -41,17 +41,18 @@ def test_each_launcher(variables: dict[str, str], expected: tuple[int, int], mon
 
 
 def leave(rank: int, folder: str) -> None:
-    """One rank's process: rank 0 has something left to do, the others have not."""
+    """One rank's process: rank 0 has something left to do, and rank 2 more than it."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=3)
-    if rank == 0:
-        time.sleep(1.0)
-        (Path(folder) / "done").touch()
+    if rank != 1:
+        time.sleep(1.0 + rank)
+        (Path(folder) / f"done {rank}").touch()
     leave_group()
-    assert (Path(folder) / "done").exists()
+    assert (Path(folder) / "done 0").exists()
+    assert (Path(folder) / "done 2").exists()
     assert not dist.is_initialized()
 
 
-def test_nobody_leaves_before_rank_0(tmp_path: Path) -> None:
+def test_nobody_leaves_before_the_others_are_done(tmp_path: Path) -> None:
     mp.spawn(leave, args=(str(tmp_path),), nprocs=3)
-    assert (tmp_path / "done").exists()
+    assert (tmp_path / "done 0").exists()
     leave_group()  # where there is no group: nothing

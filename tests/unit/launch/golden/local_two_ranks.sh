@@ -13,5 +13,6 @@ settings=(
   resume=true
 )
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=120  # seconds for a step and a checkpoint after SIGTERM
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # each start has a store of its own
 "$python" -m torch.distributed.run --standalone --nproc-per-node=2 --max-restarts=0 -m asr.launch.self_test recipes/librispeech "${settings[@]}"
 exec "$python" -m torch.distributed.run --standalone --nproc-per-node=2 --max-restarts=1 recipes/librispeech/train.py "${settings[@]}"

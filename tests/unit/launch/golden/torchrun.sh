@@ -17,5 +17,6 @@ settings=(
   resume=true
 )
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=120  # seconds for a step and a checkpoint after SIGTERM
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # each start has a store of its own
 "$python" -m torch.distributed.run --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=gpu1:29401 --rdzv-id=librispeech-2026-11-25_12-30-00-29401 --max-restarts=0 -m asr.launch.self_test recipes/librispeech "${settings[@]}"
 exec "$python" -m torch.distributed.run --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=gpu1:29400 --rdzv-id=librispeech-2026-11-25_12-30-00-29400 --max-restarts=3 recipes/librispeech/train.py "${settings[@]}"
