@@ -28,9 +28,9 @@ from asr.errors import ConfigError
 from asr.heads.ctc import CtcHead, ctc_loss
 from asr.metrics.error_rates import Edits, word_edits
 from asr.nn.cells import RnnCell
+from asr.nn.cells.rnn import set_vanishing_regularizer
 from asr.nn.front_end import ConvFrontEnd
 from asr.nn.recurrent_layer import RecurrentLayer
-from asr.nn.vanishing import set_vanishing_regularizer
 from asr.sequence.report import Report
 from asr.sequence.settings import Case, Data
 from asr.sequence.task import Outcome, Task
