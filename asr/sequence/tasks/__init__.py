@@ -1,8 +1,13 @@
-"""One file = one task, found by its file name: `Options`, what can be set, and `build(options, data)`, the task."""
+"""One file = one task, found by its file name: `Options`, what can be set, and `build(options, data)`, the task.
+
+A task that does not train as the others do may also name the case's settings that mean nothing to it, as
+`UNUSED_SETTINGS`; one that is given all the same is an error.
+"""
 
 from __future__ import annotations
 
 import importlib
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +36,15 @@ def check_options(name: str, case: Case, source: str) -> Section:
     """The case's options, validated by the task `name`.
 
     Raises:
-        ConfigError: there is no such task, or an option is wrong.
+        ConfigError: there is no such task, an option is wrong, or a setting would be ignored.
     """
+    task, defaults = _module(name, source), Case.model_validate({})
+    for key in getattr(task, "UNUSED_SETTINGS", ()):
+        value, default = attrgetter(key)(case), attrgetter(key)(defaults)
+        if value != default:
+            raise ConfigError(f"{source}: {key}: got {value!r}, but the task {name} does not use it; leave it out")
     with describe_mistakes(source, "options."):
-        return _module(name, source).Options.model_validate(case.options)
+        return task.Options.model_validate(case.options)
 
 
 def _module(name: str, source: str) -> Any:

@@ -24,6 +24,18 @@ from asr.sequence.trainer import Curve, make_optimizer, update
 
 SHORT, LONG = 8, 17  # lengths up to, and from, which are compared
 
+UNUSED_SETTINGS = (  # an encoder-decoder of its own, judged by its last look
+    "embedding_size",
+    "readout_deviation",
+    "readout_dropout",
+    "optim.reduce_factor",
+    "optim.reduce_after",
+    "optim.reduce_from",
+    "optim.vanishing_regularizer",
+    "stop_at_target",
+    "device",
+)
+
 
 class Options(Section):
     """Options of sequence reversal."""
