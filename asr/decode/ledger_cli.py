@@ -73,21 +73,18 @@ def _hear(
     run: Path, device: str | None, losses: Losses, numbers: Sequence[int]
 ) -> Iterator[tuple[int, Hearing | Drop]]:
     """Recognise one after the other with the run's best checkpoint; a bar on standard error shows how far it is."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from asr.checkpoint import load
+    from asr.data.progress import progress_bar
     from asr.decode.recognizer import Recognizer
     from asr.decode.suspects import hear
 
     if not numbers:
         return
     recognizer = Recognizer(load(run), device)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield from progress.track(
-            zip(numbers, hear(recognizer, losses.corpus, numbers), strict=True), len(numbers), description="listening"
-        )
+    with progress_bar("listening", len(numbers)) as done:
+        for pair in zip(numbers, hear(recognizer, losses.corpus, numbers), strict=True):
+            yield pair
+            done(1)
 
 
 def read_drops(run: Path, folders: Iterable[Path]) -> list[Drop]:

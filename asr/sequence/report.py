@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class Report:
         self.bar = Progress(
             *columns, TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), console=console,
             disable=not console.is_terminal, refresh_per_second=4,
+            redirect_stdout=sys.stdout.isatty(),  # else what is printed would not reach the file that it was sent to
         )  # fmt: skip
         self.row = self.bar.add_task(title, total=total, figures="")
 

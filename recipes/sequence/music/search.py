@@ -3,8 +3,8 @@
 `python recipes/sequence/music/search.py --set data.root=FOLDER [--sets jsb] [--cells gru] [--configurations 60]`
 
 Layers, units and learning rate are drawn as in the authors' code, and each draw is trained with full recurrent matrices
-and with diagonal ones, for every set and cell. The tenth of the draws that is best on the validation set is averaged on
-the test set. A search that was interrupted, or is asked for more configurations, keeps what is done.
+and with diagonal ones, for every set and cell. The tenth of the draws that is best on the validation set (--top) is
+averaged on the test set. A search that was interrupted, or is asked for more configurations, keeps what is done.
 
 Unlike the authors' it draws once for both recurrences and for all sets and cells, which leaves less to luck, and uses
 Adam, one of their three optimisers, with the gradient clipped.
@@ -31,11 +31,10 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
-from rich.progress import Progress
 from yaml import YAMLError
 
 from asr.atomic import atomic_write
+from asr.data.progress import progress_bar
 from asr.errors import AsrError, ConfigError
 from asr.messages import did_you_mean, user_errors_exit
 from asr.sequence.report import Report, Result
@@ -106,9 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def search(arguments: Sequence[str]) -> bool:
     """Run what the command line asks for; gives whether diagonal recurrence is as good as the paper says."""
     options = _parser().parse_args(arguments)
-    for name in ("configurations", "epochs", "jobs", "seed"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"--{name}: got {getattr(options, name)}, expected at least 1")
+    for name in ("configurations", "epochs", "updates", "top", "jobs", "seed"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name}: got {value}, expected at least 1")
     try:
         options.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -122,7 +122,7 @@ def search(arguments: Sequence[str]) -> bool:
         print(result if isinstance(result, Result) else f"{run} FAILED: {result}", flush=True)
     if not results:
         raise AsrError("no run came to its end")
-    tops = list(best(results, options.configurations))
+    tops = list(best(results, options.top or max(1, round(TOP_SHARE * options.configurations))))
     print()
     print("\n".join(table(tops)))
     print()
@@ -169,7 +169,7 @@ def plan(options: argparse.Namespace) -> list[Run]:
                     # The whole set in a batch, or a half of it, as in the authors' code.
                     values.setdefault("batch_size", math.ceil(num_pieces[name] / (1 if name == "jsb" else 2)))
                     updates = math.ceil(num_pieces[name] / values["batch_size"])
-                    values |= {"evaluate_every": updates, "steps": updates * options.epochs}
+                    values |= {"evaluate_every": updates, "steps": options.updates or updates * options.epochs}
                     runs.append(Run(name, cell, recurrence, number, _case(values)))
     return runs
 
@@ -222,9 +222,8 @@ def train(run: Run, folder: Path) -> Result | str:
     return result
 
 
-def best(results: dict[Run, Result], num_configurations: int) -> Iterator[Top]:
-    """Of each set, cell and recurrence the tenth of the runs that is best on the validation set."""
-    count = max(1, round(TOP_SHARE * num_configurations))
+def best(results: dict[Run, Result], count: int) -> Iterator[Top]:
+    """Of each set, cell and recurrence the `count` runs that are best on the validation set."""
     groups: dict[tuple[str, str, str], list[Result]] = {}
     for run, result in results.items():
         groups.setdefault((run.set, run.cell, run.recurrence), []).append(result)
@@ -234,7 +233,7 @@ def best(results: dict[Run, Result], num_configurations: int) -> Iterator[Top]:
 
 
 def best_epoch(result: Result) -> int:
-    """The epoch, counted from 1, with the least validation NLL; 0 if none was finite."""
+    """The epoch, counted from 1, with the least validation NLL; 0 if none was finite. The last may be a part of one."""
     values = _validation(result)
     return 1 + values.index(min(values)) if values and min(values) < math.inf else 0
 
@@ -357,9 +356,10 @@ def _validation(result: Result) -> list[float]:
 
 
 def _run(runs: Sequence[Run], folder: Path, num_jobs: int) -> Iterator[tuple[Run, Result | str]]:
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        yield from progress.track(_results(runs, folder, num_jobs), total=len(runs), description="runs")
+    with progress_bar("runs", len(runs)) as done:
+        for pair in _results(runs, folder, num_jobs):
+            yield pair
+            done(1)
 
 
 def _results(runs: Sequence[Run], folder: Path, num_jobs: int) -> Iterator[tuple[Run, Result | str]]:
@@ -388,6 +388,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="default: all")
     parser.add_argument("--cells", nargs="+", choices=tuple(LARGEST_LAYER), default=("lstm", "gru"), help="(lstm gru)")
     parser.add_argument("--epochs", type=int, default=300, help="of each run (300)")
+    parser.add_argument("--updates", type=int, help="of each run in place of --epochs, so that all sets cost alike")
+    parser.add_argument("--top", type=int, help="best runs to average (a tenth of the configurations)")
     parser.add_argument("--seed", type=int, default=1, help="of the draws and of the weights (1)")
     parser.add_argument("--jobs", type=int, default=max(1, os.cpu_count() or 1), help="runs at a time (all cores)")
     parser.add_argument("--folder", type=Path, default=Path("runs/sequence/music/search"), help="where runs go")

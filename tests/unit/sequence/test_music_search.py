@@ -121,6 +121,25 @@ def test_what_is_done_is_kept(music: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert trained.count(3) == 4
 
 
+def test_sets_can_cost_alike(music: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    search(arguments(music, "--sets", "jsb", "nottingham", "--set", "batch_size=2", "--updates", "4", "--top", "2"))
+    for values in written(music / "runs").values():
+        assert (values["evaluate_every"], values["steps"]) == (3, 4)
+    said = capsys.readouterr().out
+    assert said.count("| gru | full | 2 |") == 2  # both of two; a tenth would be one
+    assert said.count("4 updates") == 8
+
+
+def test_what_is_printed_during_a_search_gets_where_it_was_sent(
+    music: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes standard error for a terminal
+    search(arguments(music, "--sets", "jsb", "--configurations", "1"))
+    captured = capsys.readouterr()
+    assert captured.out.count("music jsb/gru_") == 2
+    assert "runs" in captured.err
+
+
 def test_a_run_that_fails_is_told_and_the_others_go_on(
     music: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,7 +161,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(
         search(arguments(music, "--sets", "jsb", "--seed", "2"))
 
 
-def test_the_best_tenth_by_validation_is_averaged_on_the_test_set() -> None:
+def test_the_best_by_validation_are_averaged_on_the_test_set() -> None:
     def run(number: int, recurrence: str = "full") -> Run:
         return Run("jsb", "gru", recurrence, number, Case())
 
@@ -152,7 +171,7 @@ def test_the_best_tenth_by_validation_is_averaged_on_the_test_set() -> None:
     results[run(19)] = result(8.5, "nan", value=1.0)  # went astray after an epoch
     results[run(20)] = result(value=1.0)
     results[run(1, "diagonal")] = result(math.nan, value=1.0)
-    full, diagonal = best(results, 20)
+    full, diagonal = best(results, 2)
     assert [r.value for r in full.runs] == [200.0, 1.0]
     assert full.nll == 100.5
     assert list(map(best_epoch, full.runs)) == [1, 1]
@@ -177,6 +196,8 @@ def test_sets_on_which_diagonal_is_as_good_are_counted() -> None:
     ("wrong", "said"),
     [
         (["--epochs", "0"], "--epochs: got 0"),
+        (["--updates", "0"], "--updates: got 0"),
+        (["--top", "0"], "--top: got 0"),
         (["--folder", "/dev/null/runs"], "the folder cannot be made"),
         (["--set", "stack.hidden_size=3"], "got 'stack', expected one of batch_size, data"),
         (["--set", "dataroot"], "did you mean data"),
