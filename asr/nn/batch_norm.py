@@ -34,6 +34,11 @@ class _RunningStatistics(nn.Module):
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_variance", torch.ones(num_features))
 
+    def running_gain_and_bias(self) -> tuple[Tensor, Tensor]:
+        """What evaluation multiplies by and then adds, (C,) each."""
+        gain = torch.rsqrt(self.running_variance + EPSILON) * self.scale
+        return gain, self.shift - self.running_mean * gain
+
     @torch.no_grad()
     def update(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
         """Move the running moments towards this batch's; the variance is made unbiased, as torch does.
@@ -121,8 +126,8 @@ class MaskedBatchNorm(_RunningStatistics):
         rows = hidden.reshape(-1, hidden.shape[-1]).to(dtype)
         padding = Padding(lengths, hidden.shape[1])
         if not self.training:
-            gain = torch.rsqrt(self.running_variance + EPSILON) * self.scale
-            out = torch.addcmul(self.shift - self.running_mean * gain, rows, gain).view(hidden.shape)
+            gain, bias = self.running_gain_and_bias()
+            out = torch.addcmul(bias, rows, gain).view(hidden.shape)
             out = out if self.clip is None else out.clamp(0.0, self.clip)
             return padding.zero(out)
         per_frame = hidden[0, 0].numel() // hidden.shape[-1]

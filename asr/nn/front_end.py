@@ -185,12 +185,22 @@ class ConvBlock(nn.Module):
             width = self.output_width(frames.shape[2])
             return frames.new_zeros(frames.shape[0], 0, width, self.conv.out_channels), kept
         out = self._convolve(frames)
-        return self._activate(out, torch.full((out.shape[0],), ready, device=out.device)), kept
+        if self.norm is None:
+            return F.hardtanh(out, 0.0, self.clip), kept
+        return self.norm(out, torch.full((out.shape[0],), ready, device=out.device)), kept
+
+    @torch.no_grad()
+    def fold_norm(self) -> None:
+        """Put the running statistics into the convolution (`asr.nn.folding`)."""
+        if self.norm is not None:
+            gain, bias = self.norm.running_gain_and_bias()
+            self.conv.weight.mul_(gain[:, None, None, None])
+            self.conv.bias = nn.Parameter(bias)
+            self.norm = None
 
     def _activate(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        hidden = zero_padding(hidden, lengths)
         if self.norm is not None:
-            return self.norm(hidden, lengths)
+            return self.norm(zero_padding(hidden, lengths), lengths)
         return zero_padding(F.hardtanh(hidden, 0.0, self.clip), lengths)
 
     def _convolve(self, frames: Tensor, time_padding: int = 0) -> Tensor:

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import asr.nn.front_end
-from asr.config.schema import ConvLayer
-from asr.nn.front_end import ConvFrontEnd
+from asr.config.schema import ConvLayer, FrontEnd
+from asr.nn.folding import fold_norms
+from asr.nn.front_end import ConvBlock, ConvFrontEnd, build
 from tests.support.streaming import streamed
 
 TWO = (
@@ -139,3 +140,25 @@ def test_few_utterances_are_not_slower_each_than_many() -> None:
         return min(times)
 
     assert seconds(1) < seconds(6)
+
+
+@pytest.mark.parametrize("padding", ["same", "causal"])
+@torch.inference_mode()
+def test_a_folded_norm_changes_nothing(padding: str) -> None:
+    torch.manual_seed(0)
+    config = FrontEnd(padding=padding, layers=(ConvLayer(channels=5, time_kernel=3, frequency_kernel=3),))
+    module = build(config, num_features=8).double()
+    assert isinstance(module.layers[0], ConvBlock)
+    norm = module.layers[0].norm
+    assert norm is not None
+    norm.running_mean.normal_()
+    norm.running_variance.uniform_(0.5, 2.0)
+    norm.scale.data.uniform_(0.5, 2.0)
+    norm.shift.data.normal_()
+    module.eval()
+    features, lengths = torch.randn(2, 12, 8, dtype=torch.float64), torch.tensor([12, 7])
+    expected, _ = module(features, lengths)
+    fold_norms(module)
+    assert module.layers[0].norm is None
+    assert float((module(features, lengths)[0] - expected).abs().max()) <= 1e-12
+    assert float(expected.abs().max()) > 0.1
