@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,13 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
     """Give `; did you mean X?`, X being the nearest of the known words, or nothing if none is near."""
     close = get_close_matches(str(word), list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more, as argparse's `type`."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"got {value}, expected 1 or more")
+    return value
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from asr.data.progress import progress_bar
 from asr.data.shard_plan import ShardPlan, read_plan, write_plan
 from asr.data.shard_writer import UTTERANCES_PER_SHARD, finish, make_shards
 from asr.data.shards import ShardReader
-from asr.messages import user_errors_exit
+from asr.messages import positive, user_errors_exit
 from data_prep._engines import make_with_ray, write_slurm_scripts
 
 MAX_TASKS = 100  # of a SLURM array; sites allow 1000 by default, and fewer at a time
@@ -34,9 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="JSON lines: audio, text, seconds")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder; holds the shards of this manifest only")
-    parser.add_argument("--sample-rate-hz", type=_positive, default=16_000, help="of the shards' audio (16000)")
+    parser.add_argument("--sample-rate-hz", type=positive, default=16_000, help="of the shards' audio (16000)")
     parser.add_argument(
-        "--utterances-per-shard", type=_positive, default=UTTERANCES_PER_SHARD, metavar="N",
+        "--utterances-per-shard", type=positive, default=UTTERANCES_PER_SHARD, metavar="N",
         help=f"the last shard has the rest ({UTTERANCES_PER_SHARD})",
     )  # fmt: skip
     parser.add_argument(
@@ -44,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="processes of this machine; a Ray cluster; scripts for a SLURM array (local)",
     )  # fmt: skip
     parser.add_argument(
-        "--workers", type=_positive, metavar="N",
+        "--workers", type=positive, metavar="N",
         help="processes at a time, for slurm in each task (local: the CPUs there are; ray: the cluster's; slurm: 1)",
     )  # fmt: skip
-    parser.add_argument("--tasks", type=_positive, default=MAX_TASKS, help=f"of the SLURM array ({MAX_TASKS})")
+    parser.add_argument("--tasks", type=positive, default=MAX_TASKS, help=f"of the SLURM array ({MAX_TASKS})")
     parser.add_argument("--submit", action="store_true", help="hand the SLURM scripts to sbatch")
     parser.add_argument(
         "--share", type=_share, metavar="I/N", help="make shards I, I + N, ... of OUT's plan only: a SLURM task's part"
@@ -110,13 +110,6 @@ def _finish(folder: Path) -> None:
 def _shards(folder: Path) -> str:
     count = read_plan(folder).num_shards
     return "1 shard" if count == 1 else f"{count} shards"
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {value}, expected 1 or more")
-    return value
 
 
 def _share(text: str) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from asr import checkpoint
 from asr.config import Config, from_yaml
 from asr.config.differences import differences
 from asr.errors import CheckpointError
+from asr.messages import positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,8 +31,8 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("run", type=Path, help="run folder")
     choice = parser.add_mutually_exclusive_group(required=True)
-    choice.add_argument("--last", type=_positive, metavar="N", help="the newest N")
-    choice.add_argument("--best", type=_positive, metavar="N", help="the N of the lowest validation WER")
+    choice.add_argument("--last", type=positive, metavar="N", help="the newest N")
+    choice.add_argument("--best", type=positive, metavar="N", help="the N of the lowest validation WER")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: RUN/averages/last-N-... or best-N-...")
     options = parser.parse_args(argv)
 
@@ -48,12 +49,6 @@ def main(argv: Sequence[str]) -> int:
         print(f"no {checkpoint.CALIBRATION} is taken over, as it belongs to one model: `asr calibrate {out} MANIFEST`")
     print(f"written: {out}; whether it is better, `asr evaluate {out} MANIFEST` tells")
     return 0
-
-
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"got {value}, expected 1 or more")
-    return value
 
 
 @dataclass(frozen=True, slots=True)

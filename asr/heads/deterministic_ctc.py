@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from asr.nn.masking import reverse_within_lengths, valid_mask
+
 BLANK = 0
 
 
@@ -38,10 +40,11 @@ class _Loss(torch.autograd.Function):
         emitted = log_probs.double().gather(2, labels[:, None].expand(-1, log_probs.shape[1], -1))  # (B, S, P)
 
         def mirror(values: Tensor) -> Tensor:
-            return _flip(_flip(values, lengths, 1), num_places, 2)
+            backwards = reverse_within_lengths(values, lengths)
+            return reverse_within_lengths(backwards.mT, num_places).mT
 
         both = torch.cat((emitted, mirror(emitted)))
-        mirrored_labels = _flip(labels, num_places, 1)
+        mirrored_labels = reverse_within_lengths(labels, num_places)
         forwards, backwards = _alphas(both, torch.cat((labels, mirrored_labels)), torch.cat((num_places,) * 2)).chunk(2)
         last = (lengths - 1).clamp(min=0)
         final = forwards[torch.arange(len(last)), last]  # (B, P)
@@ -49,10 +52,7 @@ class _Loss(torch.autograd.Function):
         ends[:, 1].masked_fill_(target_lengths == 0, -torch.inf)
         total = torch.where(lengths > 0, ends.logsumexp(1), torch.where(target_lengths == 0, 0.0, -torch.inf))
         posterior = (forwards + mirror(backwards) - emitted - total[:, None, None]).exp()
-        frames = torch.arange(posterior.shape[1], device=lengths.device)
-        real = (frames < lengths[:, None])[..., None] & (
-            torch.arange(places, device=labels.device) < num_places[:, None, None]
-        )
+        real = valid_mask(lengths, posterior.shape[1])[:, :, None] & valid_mask(num_places, places)[:, None]
         posterior = posterior.masked_fill(~real, 0.0).to(log_probs.dtype)
         one_hot = torch.nn.functional.one_hot(labels, log_probs.shape[2]).to(log_probs.dtype)
         ctx.save_for_backward(posterior @ one_hot)  # (B, S, V)
@@ -70,8 +70,7 @@ def _alphas(emitted: Tensor, labels: Tensor, num_places: Tensor) -> Tensor:
     skips = torch.zeros_like(labels, dtype=torch.bool)  # places that follow the one before last: another token's
     skips[:, 2:] = (labels[:, 2:] != BLANK) & (labels[:, 2:] != labels[:, :-2])
     skips_cost = torch.where(skips, 0.0, -torch.inf).to(emitted.dtype)
-    beyond = torch.arange(places, device=labels.device) >= num_places[:, None]
-    emitted = emitted.masked_fill(beyond[:, None], -torch.inf)
+    emitted = emitted.masked_fill(~valid_mask(num_places, places)[:, None], -torch.inf)
     # Two places more at the left, which nothing ever reaches, stand for what lies before the first.
     alpha = emitted.new_full((num_items, places + 2), -torch.inf)
     alpha[:, 2 : 2 + min(2, places)] = emitted[:, 0, :2]
@@ -81,12 +80,3 @@ def _alphas(emitted: Tensor, labels: Tensor, num_places: Tensor) -> Tensor:
         alpha = torch.nn.functional.pad(ways.logsumexp(0) + emitted[:, frame], (2, 0), value=-torch.inf)
         alphas.append(alpha[:, 2:])
     return torch.stack(alphas, dim=1)
-
-
-def _flip(values: Tensor, lengths: Tensor, dim: int) -> Tensor:
-    """The first `lengths` entries of each item along `dim` in reverse; the others stay."""
-    place = torch.arange(values.shape[dim], device=values.device)
-    mirrored = torch.where(place < lengths[:, None], lengths[:, None] - 1 - place, place)  # (B, size)
-    shape = [len(values)] + [1] * (values.dim() - 1)
-    shape[dim] = -1
-    return values.gather(dim, mirrored.view(shape).expand_as(values))

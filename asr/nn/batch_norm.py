@@ -34,10 +34,14 @@ class _RunningStatistics(nn.Module):
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_variance", torch.ones(num_features))
 
+    def gain_and_bias(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """What to multiply by and then to add, (C,) each, where these are the moments."""
+        gain = torch.rsqrt(variance + EPSILON) * self.scale
+        return gain, self.shift - mean * gain
+
     def running_gain_and_bias(self) -> tuple[Tensor, Tensor]:
-        """What evaluation multiplies by and then adds, (C,) each."""
-        gain = torch.rsqrt(self.running_variance + EPSILON) * self.scale
-        return gain, self.shift - self.running_mean * gain
+        """The same for evaluation, of the running moments."""
+        return self.gain_and_bias(self.running_mean, self.running_variance)
 
     @torch.no_grad()
     def update(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
@@ -172,15 +176,16 @@ class NormalizedLinear(nn.Module):
             inputs: padding frames hold 0. Used in training only.
             lengths: (B,) int64.
         """
-        return self._fold(*self._moments(inputs, lengths)) if self.training else self.running_folded()
+        if not self.training:
+            return self.running_folded()
+        return self._fold(*self.norm.gain_and_bias(*self._moments(inputs, lengths)))
 
     def running_folded(self) -> tuple[Float[Tensor, "O D"], Float[Tensor, "O"]]:
         """Weight and bias that evaluation uses, of the running statistics."""
-        return self._fold(self.norm.running_mean, self.norm.running_variance)
+        return self._fold(*self.norm.running_gain_and_bias())
 
-    def _fold(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        gain = self.norm.scale * torch.rsqrt(variance + EPSILON)
-        return self.weight * gain[:, None], self.norm.shift - mean * gain
+    def _fold(self, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        return self.weight * gain[:, None], bias
 
     def _moments(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(inputs.device.type, enabled=False):  # variances are differences: not in bf16

@@ -37,6 +37,7 @@ from asr.train.output_watch import OutputWatch
 from asr.train.parts import make_loaders, make_task, make_tokenizer, rank, set_up_process
 from asr.train.progress import ProgressLine
 from asr.train.ranks import is_lost_rank
+from asr.train.task import CtcTask
 from asr.train.trainer import make_trainer
 from asr.train.utterance_losses import KeepUtteranceLosses
 from asr.train.watchdog import Watchdog
@@ -67,20 +68,10 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
     speech_model.features.fit_normalization(_sample(train_corpus, config.seed, ledger))
     origin = warm_start.begin(config, speech_model, tokenizer, resume_from)
 
-    loaders = make_loaders(config, train_corpus, validation, tokenizer, config.trainer.world_size)
-    steps_per_epoch = len(loaders[0].dataset.plan)
-    task = make_task(config, speech_model, tokenizer, steps_per_epoch=steps_per_epoch)
-    _describe(
-        config,
-        run,
-        speech_model,
-        tokenizer,
-        train_corpus,
-        validation,
-        loaders[0].dataset.plan,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=task.total_steps,
-    )
+    loaders = make_loaders(config, train_corpus, validation, tokenizer)
+    plan = loaders[0].dataset.plan
+    task = make_task(config, speech_model, tokenizer, steps_per_epoch=len(plan))
+    _describe(config, run, task, train_corpus, validation, plan)
 
     callbacks: list[lightning.Callback] = [
         KeepUtteranceLosses(UtteranceLosses(train_corpus)),  # first, so that checkpoints hold each step's
@@ -165,34 +156,23 @@ def _sample(corpus: Corpus, seed: int, ledger: Ledger) -> Iterator[NDArray[np.fl
         raise DataError(f"none of {len(order)} training utterances can be read; {ledger.path} says why")
 
 
-def _describe(
-    config: Config,
-    run: Path,
-    speech_model: SpeechModel,
-    tokenizer: Tokenizer,
-    train: Corpus,
-    validation: Corpus,
-    plan: BatchPlan,
-    *,
-    steps_per_epoch: int,
-    total_steps: int,
-) -> None:
+def _describe(config: Config, run: Path, task: CtcTask, train: Corpus, validation: Corpus, plan: BatchPlan) -> None:
     """Say what is about to be trained, on what, and where it goes."""
     if rank(config):
         return
-    parameters = sum(p.numel() for p in speech_model.parameters()) / 1e6
-    frame_milliseconds = 1000 * speech_model.frame_seconds
+    parameters = sum(p.numel() for p in task.model.parameters()) / 1e6
+    frame_milliseconds = 1000 * task.model.frame_seconds
     padding = 100 * plan.padding_share()
     mixed = ""
     if plan.mixture is not None:
         parts = zip(config.data.train, plan.mixture.shares, plan.mixture.rates, strict=True)
         mixed = "; an epoch: " + ", ".join(f"{100 * share:.0f} % {name} ({rate:.2f}x)" for name, share, rate in parts)
     print(
-        f"model: {config.stack.name}, {parameters:.2f} M parameters, {tokenizer.num_tokens} tokens, "
+        f"model: {config.stack.name}, {parameters:.2f} M parameters, {task.tokenizer.num_tokens} tokens, "
         f"{frame_milliseconds:.0f} ms frames, torch {version('torch')}\n"
         f"data: train {len(train)} utterances, {train.seconds / 3600:.2f} h; "
         f"validation {len(validation)}, {validation.seconds / 3600:.2f} h{mixed}\n"
-        f"training: {total_steps} steps, {steps_per_epoch} an epoch, {padding:.1f} % of them padding; "
+        f"training: {task.total_steps} steps, {len(plan)} an epoch, {padding:.1f} % of them padding; "
         f"Ctrl-C saves and stops; run folder: {run}",
         flush=True,
     )

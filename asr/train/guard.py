@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,14 @@ class StepGuard:
         for (module, name), before in zip(self._names, self._before, strict=True):
             buffer = getattr(module, name)
             buffer.copy_(torch.where(refused, before, buffer))
+
+
+def write_skipped(run: Path, rank: int, row: Mapping[str, Any]) -> Path:
+    """Add a line to the file in which a rank names the steps that it skipped; gives the file."""
+    path = run / f"skipped-{rank}.jsonl"
+    with path.open("a", encoding="utf-8") as handle:
+        handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return path
 
 
 class SkippedSteps(lightning.Callback):
@@ -114,10 +123,8 @@ class SkippedSteps(lightning.Callback):
                 )
 
     def _write(self, trainer: lightning.Trainer, what: dict[str, Any], seeds: list[Tensor]) -> None:
-        path = self.run / f"skipped-{trainer.global_rank}.jsonl"
         row = {"reason": "not finite", **what, "seeds": torch.cat(seeds).tolist()}
-        with path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+        path = write_skipped(self.run, trainer.global_rank, row)
         if trainer.is_global_zero:
             print(
                 f"step {what['step']} skipped: its loss or gradient is not finite; nothing was changed; {path} names "

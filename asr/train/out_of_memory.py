@@ -13,6 +13,7 @@ import torch
 
 from asr.data.loader import BatchDataset
 from asr.errors import TrainingError
+from asr.train.guard import write_skipped
 from asr.types import Batch
 
 REASON = "out of memory"  # in skipped-RANK.jsonl
@@ -97,9 +98,7 @@ class SkippedBatches(lightning.Callback):
         seconds = max(int(batch.audio_lengths.max()) for batch in batches) / self.dataset.corpus.sample_rate_hz
         row = {"reason": REASON, "step": step, "epoch": position[0], "batch": position[1], "ids": ids}
         row |= {"seeds": torch.cat([batch.seeds for batch in batches]).tolist(), "longest_seconds": round(seconds, 3)}
-        path = self.run / f"skipped-{trainer.global_rank}.jsonl"
-        with path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+        path = write_skipped(self.run, trainer.global_rank, row)
         what = f"{len(ids)} utterances of up to {seconds:.1f} s ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
         if trainer.world_size == 1:
             _say(f"step {step} skipped: out of memory on {what}; nothing was changed; {path} names them")

@@ -85,9 +85,14 @@ def make_task(config: Config, speech_model: SpeechModel, tokenizer: Tokenizer, *
 
 
 def make_loaders(
-    config: Config, train: Corpus, validation: Corpus, tokenizer: Tokenizer, world_size: int
+    config: Config, train: Corpus, validation: Corpus, tokenizer: Tokenizer
 ) -> tuple[BatchLoader, BatchLoader]:
-    data, mine = config.data, rank(config)
+    """This rank's loaders of training and validation.
+
+    Raises:
+        ConfigError: no batch can be made, or most would leave ranks with nothing to do.
+    """
+    data, mine, world_size = config.data, rank(config), config.trainer.world_size
     batch_samples = int(data.batch_seconds * data.sample_rate_hz)
     plan = BatchPlan(
         train.num_samples,

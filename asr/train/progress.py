@@ -24,7 +24,6 @@ class ProgressLine(lightning.Callback):
         self.validation = ""
         self.validation_start = 0.0
         self.figures: dict[str, float] = {}  # of the last `every_steps` steps
-        self._reset()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._reset()

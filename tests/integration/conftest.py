@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -39,6 +40,26 @@ def finish(process: "subprocess.Popen[str]", status: int = 0) -> str:
     output, _ = process.communicate(timeout=240)
     assert process.returncode == status, output
     return output
+
+
+def wait_for_checkpoint(run: Path, process: "subprocess.Popen[str]") -> str:
+    """The first one that this run writes; `process` has to be alive until then."""
+    deadline = time.monotonic() + 200
+    while not (name := checkpoint.read_index(run).get("last", "")):
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline, "no checkpoint came"
+        time.sleep(0.01)
+    return name
+
+
+def children(process: "subprocess.Popen[str]") -> list[int]:
+    """Its child processes."""
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def other_ranks(process: "subprocess.Popen[str]") -> list[int]:
+    """The trainings that a training has started, so not its helpers."""
+    return [pid for pid in children(process) if b"train_tones" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def final_state(run: Path) -> dict[str, torch.Tensor]:

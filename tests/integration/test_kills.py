@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from asr import checkpoint
-from tests.integration.conftest import Start, assert_same, finish
+from tests.integration.conftest import Start, assert_same, finish, other_ranks
 
 EPOCHS, STEPS_PER_EPOCH = 3, 9
 AT_RANDOM, WHILE_WRITING = 2, 1  # kills of a run
@@ -78,9 +78,7 @@ def _kill(run: Path, process: "subprocess.Popen[str]", moments: random.Random) -
     for _ in _while_running(process):
         if checkpoint.read_index(run).get("last", "") > before:
             time.sleep(moments.uniform(0.0, 0.5))
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            ranks = [int(pid) for pid in children if b"train_tones" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-            os.kill(moments.choice([process.pid, *ranks]), signal.SIGKILL)
+            os.kill(moments.choice([process.pid, *other_ranks(process)]), signal.SIGKILL)
             return process.wait() != 0
     return False
 

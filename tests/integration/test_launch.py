@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from asr import checkpoint
-from tests.integration.conftest import ROOT, Start, finish
+from tests.integration.conftest import ROOT, Start, children, finish, wait_for_checkpoint
 from tests.support import slurm, train_tones
 
 EPOCHS = 4  # 9 steps each
@@ -116,16 +115,6 @@ def test_a_host_that_cannot_be_reached_is_named() -> None:
     assert len(out.splitlines()) == 1
 
 
-def wait_for_checkpoint(run: Path, process: "subprocess.Popen[str]") -> str:
-    """The first one that this run writes; `process` has to be alive until then."""
-    deadline = time.monotonic() + 200
-    while not (name := checkpoint.read_index(run).get("last", "")):
-        assert process.poll() is None, finish(process)
-        assert time.monotonic() < deadline, "no checkpoint came"
-        time.sleep(0.01)
-    return name
-
-
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """The last checkpoint's."""
     folder = run / checkpoint.read_index(run)["last"]
@@ -202,8 +191,7 @@ def test_a_rank_that_is_killed_costs_what_came_after_the_last_checkpoint(
         processes = [start_process(["bash", script]) for _ in range(2)]
         if name == "killed":
             wait_for_checkpoint(tmp_path / name, processes[0])
-            below = Path(f"/proc/{processes[0].pid}/task/{processes[0].pid}/children").read_text().split()
-            os.kill(int(below[0]), signal.SIGKILL)
+            os.kill(children(processes[0])[0], signal.SIGKILL)
         said = "".join(finish(process) for process in processes)
         assert ("exitcode: -9" in said) == (name == "killed")
     expected, got = weights(tmp_path / "whole"), weights(tmp_path / "killed")

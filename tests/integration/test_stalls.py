@@ -4,11 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-from asr import checkpoint
-from tests.integration.conftest import ROOT, Start, finish
+from tests.integration.conftest import ROOT, Start, finish, other_ranks, wait_for_checkpoint
 
 # The language of tones, where one rank does not come back from its third step's forward pass, or from reading.
 STALL = """
@@ -75,13 +73,8 @@ def test_a_rank_that_is_stopped_is_named(start: Start, tmp_path: Path) -> None:
     """By SIGSTOP, as a machine that is gone: it says nothing any more."""
     run = tmp_path / "run"
     process = start([f"run_dir={run}", "trainer.devices=2", "trainer.max_epochs=500", "trainer.stall_seconds=4"])
-    deadline = time.monotonic() + 120
-    while not checkpoint.read_index(run).get("last"):
-        assert process.poll() is None, finish(process)
-        assert time.monotonic() < deadline, "no checkpoint came"
-        time.sleep(0.01)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    (rank,) = [int(pid) for pid in children if b"train_tones" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    wait_for_checkpoint(run, process)
+    (rank,) = other_ranks(process)
     os.kill(rank, signal.SIGSTOP)
     try:
         process.wait(60)

@@ -16,7 +16,7 @@ from asr.data.ledger import Ledger
 from asr.data.shard_writer import write_shards
 from asr.data.shards import ShardReader
 from asr.types import Utterance
-from tests.integration.conftest import Start, assert_same, final_state, finish
+from tests.integration.conftest import Start, assert_same, final_state, finish, wait_for_checkpoint
 from tests.support import train_tones
 from tests.support.damage import damage
 from tests.support.tones import RATE_HZ, prepare, sing, texts, write_corpus
@@ -55,7 +55,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     run = tmp_path / "run"
     overrides = [f"run_dir={run}", f"trainer.max_epochs={EPOCHS}", f"data.num_workers={workers}"]
     process = start(overrides)
-    wait_for_checkpoint(run)
+    wait_for_checkpoint(run, process)
     process.send_signal(number)
     output = finish(process, 128 + number)
     assert f"run_dir={run} resume=true" in output
@@ -84,13 +84,6 @@ def test_a_damaged_checkpoint_is_passed_over(start: Start, uninterrupted: Path, 
     assert_same(run, uninterrupted)
     for kept in checkpoint.read_index(run)["kept"]:
         checkpoint.verify(run / kept)
-
-
-def wait_for_checkpoint(run: Path) -> None:
-    deadline = time.monotonic() + 120
-    while not checkpoint.read_index(run).get("last"):
-        assert time.monotonic() < deadline, "no checkpoint came"
-        time.sleep(0.01)
 
 
 def test_a_run_is_not_overwritten(start: Start, trained: Path) -> None:
@@ -176,7 +169,7 @@ def test_a_warm_start_is_reproducible_and_resuming_passes_over_it(start: Start, 
     assert "head: 5 of 5 tokens, blank included, by their text" in output
     assert "not loaded: stack.layers.1: that model has none" in output
     process = start([f"run_dir={run}", *settings, "trainer.checkpoint_every_steps=2"])
-    wait_for_checkpoint(run)
+    wait_for_checkpoint(run, process)
     process.send_signal(signal.SIGTERM)
     finish(process, 128 + signal.SIGTERM)
     origin = {"checkpoint": str(checkpoint.find(source)), "weights_sha256": sha256(checkpoint.find(source))}

@@ -59,9 +59,8 @@ def check_device(config: Config) -> Line:
 
 def check_batches(config: Config, train: Corpus, validation: Corpus, tokenizer: Tokenizer) -> Line:
     """Plan the batches, as training does: every utterance fits one, and every rank gets a share of each."""
-    world_size = config.trainer.world_size
     try:
-        loader, _ = parts.make_loaders(config, train, validation, tokenizer, world_size)
+        loader, _ = parts.make_loaders(config, train, validation, tokenizer)
     except ConfigError as error:
         return Line("batches", Verdict.ERROR, str(error), "the setting that the message names")
     padding = 100 * loader.dataset.plan.padding_share()
@@ -179,8 +178,7 @@ def take_steps(
     config = from_yaml(yaml, source="doctor")
     parts.set_up_process(config)
     device = torch.device("cuda" if on_gpu else "cpu")
-    world_size = config.trainer.world_size
-    loader, validation_loader = parts.make_loaders(config, train, validation, tokenizer, world_size)
+    loader, validation_loader = parts.make_loaders(config, train, validation, tokenizer)
     try:
         plan, pieces = loader.dataset.plan, config.trainer.pieces
         task = parts.make_task(config, model, tokenizer, steps_per_epoch=len(plan)).to(device)
@@ -200,7 +198,9 @@ def take_steps(
             if on_gpu:
                 torch.cuda.synchronize()
 
-        for shape in largest_batches(plan, shares=world_size * pieces, slowest_speed=min(config.augment.speeds)):
+        for shape in largest_batches(
+            plan, shares=config.trainer.world_size * pieces, slowest_speed=min(config.augment.speeds)
+        ):
             seconds = shape.num_samples / config.data.sample_rate_hz
             say(("shape", f"{len(shape.items)} x {seconds:.1f} s of audio"))
             step([_full_batch(train, shape, tokenizer)] * min(pieces, 2))  # the second beside the first's gradients
