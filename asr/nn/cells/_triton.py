@@ -1,19 +1,24 @@
 """The element-wise recurrences as Triton kernels for NVIDIA's GPUs; `asr.nn.cells.elementwise` says what they compute.
 
-A program takes one item of one chain and UNITS units over all frames: its states, weights and weight gradients stay in
-registers, in the states' type (float32). A frame has to wait for the one before, not so what it reads: `tl.range` keeps
-the loads of the next STAGES - 1 frames on their way. Weight gradients are added up over the items at the end.
+A program is a warp, and takes one item of one chain and UNITS units over all frames: states, weights and weight
+gradients stay in registers, in the states' type (float32). Weight gradients are added up over the items at the end.
 
-tanh comes from exp, which Triton has on a GPU and in its interpreter (TRITON_INTERPRET=1); it is exact to 1e-7, but
-not to as many digits near 0.
+A frame waits for the one before, so what counts is the way from one state to the next. All that does not depend on a
+state stays off it: a frame's inputs are loaded into registers `AHEAD` frames early, in a loop unrolled as often, so
+that they move nowhere; backward, a gate's slopes are computed first and a state's gradient is then one multiply-add.
+Gates come from 2^x and 1/x, one instruction each, with log2(e) in the weights: to 1e-6, tanh not to as many digits
+near 0.
 """
 
-# pyright: reportGeneralTypeIssues=false
+# ruff: noqa: RUF005
+# Triton cannot unpack within a tuple.
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false
 # For a type checker, tl.range is not iterable.
 
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,8 +27,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-UNITS = 64  # of a program: one warp, two units a thread, so that a thread's bfloat16 load has the 4 bytes it needs
-STAGES = 4
+UNITS = 32  # of a program, one a thread
+AHEAD = {"rnn": 16, "gru": 8, "lstm": 8, "linear": 16}  # frames whose inputs are on their way
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # it knows no assembly
+BY_LOGISTIC = tl.constexpr(-1.4426950408889634)  # -log2(e), and for tanh 2 log2(e); see `_logistic`
+BY_TANH = tl.constexpr(2 * 1.4426950408889634)
 
 
 def _kernel(function: Callable[..., Any]) -> Any:
@@ -31,288 +39,411 @@ def _kernel(function: Callable[..., Any]) -> Any:
 
 
 @_kernel
-def _tanh(x):
-    return 1 - 2 / (1 + tl.exp(2 * x))
+def _fast_exp2(x):
+    if x.dtype == tl.float64:
+        return tl.exp2(x)
+    else:
+        return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
+
+
+@_kernel
+def _fast_reciprocal(x):
+    if x.dtype == tl.float64:
+        return 1 / x
+    else:
+        return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
+
+
+@_kernel
+def _plain_exp2(x):
+    return tl.exp2(x)
+
+
+@_kernel
+def _plain_reciprocal(x):
+    return 1 / x
+
+
+_exp2, _reciprocal = (_plain_exp2, _plain_reciprocal) if INTERPRETED else (_fast_exp2, _fast_reciprocal)
+
+
+@_kernel
+def _logistic(scaled):
+    """sigmoid(x) of x * BY_LOGISTIC; (1 - tanh(x)) / 2 of x * BY_TANH."""
+    return _reciprocal(1 + _exp2(scaled))
+
+
+@_kernel
+def _place(batch, size, UNITS: tl.constexpr):
+    """What a program works at: chain, item, its row among those of one frame, units, which of them there are."""
+    chain, item = tl.program_id(0) // batch, tl.program_id(0) % batch
+    unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
+    return chain.to(tl.int64), item, tl.program_id(0).to(tl.int64) * size + unit, unit, unit < size
+
+
+@_kernel
+def _gates(p, p_frame, t, there, size, GATES: tl.constexpr):
+    """What is projected for frame t, gate after gate; 0 where it is not `there`."""
+    p += t * p_frame
+    values = ()
+    for gate in tl.static_range(GATES):
+        values = values + (tl.load(p + gate * size, there, 0),)
+    return values
+
+
+@_kernel
+def _before(states, step, first, t, there):
+    """The state before frame t: what the frame before left, or the first one."""
+    return tl.load(tl.where(t == 0, first, states + (t - 1) * step), there, 0)
+
+
+@_kernel
+def _is_there(t, frames, real):
+    return real & (t < frames) & (t >= 0)
 
 
 @_kernel
 def rnn_forward(
     p, p_chain, p_frame, p_item, weight, first_hidden, outputs, frames, batch, size,
-    UNITS: tl.constexpr, STAGES: tl.constexpr,
+    UNITS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    item, chain = tl.program_id(0) % batch, tl.program_id(0) // batch
-    unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
-    real = unit < size
-    kind = weight.dtype.element_ty
-    w = tl.load(weight + chain * size + unit, real, 0)
-    h = tl.load(first_hidden + (chain * batch + item) * size + unit, real, 0)
-    p += chain.to(tl.int64) * p_chain + item * p_item + unit
-    outputs += (chain.to(tl.int64) * frames * batch + item) * size + unit
-    for _ in tl.range(0, frames, num_stages=STAGES):
-        h = _tanh(tl.load(p, real, 0).to(kind) + w * h)
-        tl.store(outputs, h, real)
-        p += p_frame
-        outputs += batch * size
+    chain, item, row, unit, real = _place(batch, size, UNITS)
+    p_frame, step = tl.cast(p_frame, tl.int64), tl.cast(batch * size, tl.int64)
+    w = tl.load(weight + chain * size + unit, real, 0) * BY_TANH
+    h = tl.load(first_hidden + row, real, 0)
+    p += chain * p_chain + item * p_item + unit
+    outputs += (chain * frames * batch + item) * size + unit
+    coming = ()
+    for early in tl.static_range(AHEAD):
+        coming = coming + _gates(p, p_frame, early, real & (early < frames), size, 1)
+    for start in tl.range(0, frames, AHEAD, num_stages=1):
+        for j in tl.static_range(AHEAD):
+            t = start + j
+            if t < frames:
+                scaled = coming[0].to(h.dtype) * BY_TANH
+                h = 1 - 2 * _logistic(scaled + w * h)
+                tl.store(outputs + t * step, h, real)
+            coming = coming[1:] + _gates(p, p_frame, t + AHEAD, real & (t + AHEAD < frames), size, 1)
 
 
 @_kernel
 def gru_forward(
     p, p_chain, p_frame, p_item, weight, first_hidden, outputs, frames, batch, size,
-    UNITS: tl.constexpr, STAGES: tl.constexpr,
+    UNITS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    item, chain = tl.program_id(0) % batch, tl.program_id(0) // batch
-    unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
-    real = unit < size
-    kind = weight.dtype.element_ty
+    chain, item, row, unit, real = _place(batch, size, UNITS)
+    p_frame, step = tl.cast(p_frame, tl.int64), tl.cast(batch * size, tl.int64)
     weight += chain * 3 * size + unit
-    w_r, w_z, w_n = tl.load(weight, real, 0), tl.load(weight + size, real, 0), tl.load(weight + 2 * size, real, 0)
-    h = tl.load(first_hidden + (chain * batch + item) * size + unit, real, 0)
-    p += chain.to(tl.int64) * p_chain + item * p_item + unit
-    outputs += (chain.to(tl.int64) * frames * batch + item) * size + unit
-    for _ in tl.range(0, frames, num_stages=STAGES):
-        r = tl.sigmoid(tl.load(p, real, 0).to(kind) + w_r * h)
-        z = tl.sigmoid(tl.load(p + size, real, 0).to(kind) + w_z * h)
-        n = _tanh(tl.load(p + 2 * size, real, 0).to(kind) + w_n * (r * h))
-        h = n + z * (h - n)
-        tl.store(outputs, h, real)
-        p += p_frame
-        outputs += batch * size
+    w_r, w_z = tl.load(weight, real, 0) * BY_LOGISTIC, tl.load(weight + size, real, 0) * BY_LOGISTIC
+    w_n = tl.load(weight + 2 * size, real, 0) * BY_TANH
+    h = tl.load(first_hidden + row, real, 0)
+    p += chain * p_chain + item * p_item + unit
+    outputs += (chain * frames * batch + item) * size + unit
+    coming = ()
+    for early in tl.static_range(AHEAD):
+        coming = coming + _gates(p, p_frame, early, real & (early < frames), size, 3)
+    for start in tl.range(0, frames, AHEAD, num_stages=1):
+        for j in tl.static_range(AHEAD):
+            t = start + j
+            if t < frames:
+                p_r, p_z = coming[0].to(h.dtype) * BY_LOGISTIC, coming[1].to(h.dtype) * BY_LOGISTIC
+                p_n = coming[2].to(h.dtype) * BY_TANH
+                r = _logistic(p_r + w_r * h)
+                z = _logistic(p_z + w_z * h)
+                below = _logistic(p_n + (w_n * h) * r)  # n = 1 - 2 below
+                h = ((1 - z) + z * h) - (2 * (1 - z)) * below
+                tl.store(outputs + t * step, h, real)
+            coming = coming[3:] + _gates(p, p_frame, t + AHEAD, real & (t + AHEAD < frames), size, 3)
 
 
 @_kernel
 def lstm_forward(
     p, p_chain, p_frame, p_item, weight, first_hidden, first_cell, outputs, cells, frames, batch, size,
-    UNITS: tl.constexpr, STAGES: tl.constexpr,
+    UNITS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    item, chain = tl.program_id(0) % batch, tl.program_id(0) // batch
-    unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
-    real = unit < size
-    kind = weight.dtype.element_ty
+    chain, item, row, unit, real = _place(batch, size, UNITS)
+    p_frame, step = tl.cast(p_frame, tl.int64), tl.cast(batch * size, tl.int64)
     weight += chain * 4 * size + unit
-    w_i, w_f = tl.load(weight, real, 0), tl.load(weight + size, real, 0)
-    w_g, w_o = tl.load(weight + 2 * size, real, 0), tl.load(weight + 3 * size, real, 0)
-    h = tl.load(first_hidden + (chain * batch + item) * size + unit, real, 0)
-    c = tl.load(first_cell + (chain * batch + item) * size + unit, real, 0)
-    p += chain.to(tl.int64) * p_chain + item * p_item + unit
-    row = (chain.to(tl.int64) * frames * batch + item) * size + unit
-    for _ in tl.range(0, frames, num_stages=STAGES):
-        i = tl.sigmoid(tl.load(p, real, 0).to(kind) + w_i * h)
-        f = tl.sigmoid(tl.load(p + size, real, 0).to(kind) + w_f * h)
-        g = _tanh(tl.load(p + 2 * size, real, 0).to(kind) + w_g * h)
-        o = tl.sigmoid(tl.load(p + 3 * size, real, 0).to(kind) + w_o * h)
-        c = f * c + i * g
-        h = o * _tanh(c)
-        tl.store(outputs + row, h, real)
-        tl.store(cells + row, c, real)
-        p += p_frame
-        row += batch * size
-
-
-@_kernel
-def _before(states, at, first_state, first_at, is_first, real):
-    """A state before a frame: what the frame before left at `at`, or the first one."""
-    later, first = real & (is_first == 0), real & is_first
-    return tl.load(states + at, later, 0) + tl.load(first_state + first_at, first, 0)
+    w_i, w_f = tl.load(weight, real, 0) * BY_LOGISTIC, tl.load(weight + size, real, 0) * BY_LOGISTIC
+    w_g, w_o = tl.load(weight + 2 * size, real, 0) * BY_TANH, tl.load(weight + 3 * size, real, 0) * BY_LOGISTIC
+    h = tl.load(first_hidden + row, real, 0)
+    c = tl.load(first_cell + row, real, 0)
+    p += chain * p_chain + item * p_item + unit
+    at = (chain * frames * batch + item) * size + unit
+    coming = ()
+    for early in tl.static_range(AHEAD):
+        coming = coming + _gates(p, p_frame, early, real & (early < frames), size, 4)
+    for start in tl.range(0, frames, AHEAD, num_stages=1):
+        for j in tl.static_range(AHEAD):
+            t = start + j
+            if t < frames:
+                p_i, p_f = coming[0].to(h.dtype) * BY_LOGISTIC, coming[1].to(h.dtype) * BY_LOGISTIC
+                p_g, p_o = coming[2].to(h.dtype) * BY_TANH, coming[3].to(h.dtype) * BY_LOGISTIC
+                i = _logistic(p_i + w_i * h)
+                f = _logistic(p_f + w_f * h)
+                o = _logistic(p_o + w_o * h)
+                c = (f * c + i) - (2 * i) * _logistic(p_g + w_g * h)
+                h = o - (2 * o) * _logistic(c * BY_TANH)
+                tl.store(outputs + at + t * step, h, real)
+                tl.store(cells + at + t * step, c, real)
+            coming = coming[4:] + _gates(p, p_frame, t + AHEAD, real & (t + AHEAD < frames), size, 4)
 
 
 @_kernel
 def rnn_backward(
     p, p_chain, p_frame, p_item, weight, first_hidden, outputs, g, g_chain, g_frame, g_item,
     d_p, d_p_chain, d_p_frame, d_p_item, d_weight, d_hidden, frames, batch, size,
-    UNITS: tl.constexpr, STAGES: tl.constexpr,
+    UNITS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    item, chain = tl.program_id(0) % batch, tl.program_id(0) // batch
-    unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
-    real = unit < size
+    chain, item, row, unit, real = _place(batch, size, UNITS)
+    step = tl.cast(batch * size, tl.int64)
+    g_frame, d_p_frame = tl.cast(g_frame, tl.int64), tl.cast(d_p_frame, tl.int64)
     w = tl.load(weight + chain * size + unit, real, 0)
-    first_at = (chain * batch + item) * size + unit
-    step = batch * size
-    last = tl.cast(frames - 1, tl.int64)
-    row = ((chain * frames + last) * batch + item) * size + unit
-    g += chain.to(tl.int64) * g_chain + last * g_frame + item * g_item + unit
-    d_p += chain.to(tl.int64) * d_p_chain + last * d_p_frame + item * d_p_item + unit
+    first_hidden += row
+    outputs += (chain * frames * batch + item) * size + unit
+    g += chain * g_chain + item * g_item + unit
+    d_p += chain * d_p_chain + item * d_p_item + unit
     carry = tl.zeros_like(w)
     d_w = tl.zeros_like(w)
-    for back in tl.range(0, frames, num_stages=STAGES):
-        is_first = back == frames - 1
-        now = tl.load(outputs + row, real, 0)
-        before = _before(outputs, row - step, first_hidden, first_at, is_first, real)
-        delta = (tl.load(g, real, 0) + carry) * (1 - now * now)
-        tl.store(d_p, delta.to(d_p.dtype.element_ty), real)
-        d_w += delta * before
-        carry = delta * w
-        g -= g_frame
-        d_p -= d_p_frame
-        row -= step
-    tl.store(d_weight + first_at, d_w, real)
-    tl.store(d_hidden + first_at, carry, real)
+    last = tl.cdiv(frames, AHEAD) * AHEAD - 1
+    output = tl.load(outputs + (frames - 1) * step, real, 0)
+    coming = ()
+    for early in tl.static_range(AHEAD):
+        t = last - early
+        coming = coming + (
+            _before(outputs, step, first_hidden, t, _is_there(t, frames, real)),
+            tl.load(g + t * g_frame, _is_there(t, frames, real), 0),
+        )
+    for start in tl.range(0, frames, AHEAD, num_stages=1):
+        for j in tl.static_range(AHEAD):
+            now = last - start - j
+            if now < frames:
+                before = coming[0]
+                slope = 1 - output * output
+                delta = (coming[1] + carry) * slope
+                carry = (coming[1] + carry) * (slope * w)
+                tl.store(d_p + now * d_p_frame, delta.to(d_p.dtype.element_ty), real)
+                d_w += delta * before
+                output = before
+            later = now - AHEAD
+            coming = coming[2:] + (
+                _before(outputs, step, first_hidden, later, _is_there(later, frames, real)),
+                tl.load(g + later * g_frame, _is_there(later, frames, real), 0),
+            )
+    tl.store(d_weight + row, d_w, real)
+    tl.store(d_hidden + row, carry, real)
 
 
 @_kernel
 def gru_backward(
     p, p_chain, p_frame, p_item, weight, first_hidden, outputs, g, g_chain, g_frame, g_item,
     d_p, d_p_chain, d_p_frame, d_p_item, d_weight, d_hidden, frames, batch, size,
-    UNITS: tl.constexpr, STAGES: tl.constexpr,
+    UNITS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    item, chain = tl.program_id(0) % batch, tl.program_id(0) // batch
-    unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
-    real = unit < size
-    kind = weight.dtype.element_ty
+    chain, item, row, unit, real = _place(batch, size, UNITS)
+    p_frame, step = tl.cast(p_frame, tl.int64), tl.cast(batch * size, tl.int64)
+    g_frame, d_p_frame = tl.cast(g_frame, tl.int64), tl.cast(d_p_frame, tl.int64)
     to = d_p.dtype.element_ty
     weight += chain * 3 * size + unit
     w_r, w_z, w_n = tl.load(weight, real, 0), tl.load(weight + size, real, 0), tl.load(weight + 2 * size, real, 0)
-    first_at = (chain * batch + item) * size + unit
-    step = batch * size
-    last = tl.cast(frames - 1, tl.int64)
-    row = ((chain * frames + last) * batch + item) * size + unit
-    p += chain.to(tl.int64) * p_chain + last * p_frame + item * p_item + unit
-    g += chain.to(tl.int64) * g_chain + last * g_frame + item * g_item + unit
-    d_p += chain.to(tl.int64) * d_p_chain + last * d_p_frame + item * d_p_item + unit
+    first_hidden += row
+    p += chain * p_chain + item * p_item + unit
+    outputs += (chain * frames * batch + item) * size + unit
+    g += chain * g_chain + item * g_item + unit
+    d_p += chain * d_p_chain + item * d_p_item + unit
     carry = tl.zeros_like(w_r)
     dw_r = tl.zeros_like(w_r)
     dw_z = tl.zeros_like(w_r)
     dw_n = tl.zeros_like(w_r)
-    for back in tl.range(0, frames, num_stages=STAGES):
-        is_first = back == frames - 1
-        h = _before(outputs, row - step, first_hidden, first_at, is_first, real)
-        r = tl.sigmoid(tl.load(p, real, 0).to(kind) + w_r * h)
-        z = tl.sigmoid(tl.load(p + size, real, 0).to(kind) + w_z * h)
-        kept = r * h
-        n = _tanh(tl.load(p + 2 * size, real, 0).to(kind) + w_n * kept)
-        to_h = tl.load(g, real, 0) + carry
-        to_n = to_h * (1 - z) * (1 - n * n)
-        to_z = to_h * (h - n) * z * (1 - z)
-        to_kept = to_n * w_n
-        to_r = to_kept * h * r * (1 - r)
-        carry = to_h * z + to_kept * r + to_r * w_r + to_z * w_z
-        dw_r += to_r * h
-        dw_z += to_z * h
-        dw_n += to_n * kept
-        tl.store(d_p, to_r.to(to), real)
-        tl.store(d_p + size, to_z.to(to), real)
-        tl.store(d_p + 2 * size, to_n.to(to), real)
-        p -= p_frame
-        g -= g_frame
-        d_p -= d_p_frame
-        row -= step
+    last = tl.cdiv(frames, AHEAD) * AHEAD - 1
+    coming = ()
+    for early in tl.static_range(AHEAD):
+        t = last - early
+        there = _is_there(t, frames, real)
+        coming = coming + _gates(p, p_frame, t, there, size, 3)
+        coming = coming + (_before(outputs, step, first_hidden, t, there), tl.load(g + t * g_frame, there, 0))
+    for start in tl.range(0, frames, AHEAD, num_stages=1):
+        for j in tl.static_range(AHEAD):
+            now = last - start - j
+            if now < frames:
+                h = coming[3]
+                r = _logistic((coming[0].to(h.dtype) + w_r * h) * BY_LOGISTIC)
+                z = _logistic((coming[1].to(h.dtype) + w_z * h) * BY_LOGISTIC)
+                kept = r * h
+                n = 1 - 2 * _logistic((coming[2].to(h.dtype) + w_n * kept) * BY_TANH)
+                slope_n = (1 - z) * (1 - n * n)  # of h' by the pre-activations
+                slope_z = (h - n) * z * (1 - z)
+                slope_r = slope_n * w_n * kept * (1 - r)
+                slope = z + slope_n * w_n * r + slope_r * w_r + slope_z * w_z  # of h' by h
+                to_h = coming[4] + carry
+                carry = coming[4] * slope + carry * slope
+                to_r, to_z, to_n = to_h * slope_r, to_h * slope_z, to_h * slope_n
+                dw_r += to_r * h
+                dw_z += to_z * h
+                dw_n += to_n * kept
+                tl.store(d_p + now * d_p_frame, to_r.to(to), real)
+                tl.store(d_p + now * d_p_frame + size, to_z.to(to), real)
+                tl.store(d_p + now * d_p_frame + 2 * size, to_n.to(to), real)
+            later = now - AHEAD
+            there = _is_there(later, frames, real)
+            coming = coming[5:] + _gates(p, p_frame, later, there, size, 3)
+            coming = coming + (
+                _before(outputs, step, first_hidden, later, there),
+                tl.load(g + later * g_frame, there, 0),
+            )
     d_weight += (chain * batch + item) * 3 * size + unit
     tl.store(d_weight, dw_r, real)
     tl.store(d_weight + size, dw_z, real)
     tl.store(d_weight + 2 * size, dw_n, real)
-    tl.store(d_hidden + first_at, carry, real)
+    tl.store(d_hidden + row, carry, real)
 
 
 @_kernel
 def lstm_backward(
     p, p_chain, p_frame, p_item, weight, first_hidden, first_cell, outputs, cells, g, g_chain, g_frame, g_item, g_cell,
     d_p, d_p_chain, d_p_frame, d_p_item, d_weight, d_hidden, d_cell, frames, batch, size,
-    UNITS: tl.constexpr, STAGES: tl.constexpr,
+    UNITS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    item, chain = tl.program_id(0) % batch, tl.program_id(0) // batch
-    unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
-    real = unit < size
-    kind = weight.dtype.element_ty
+    chain, item, row, unit, real = _place(batch, size, UNITS)
+    p_frame, step = tl.cast(p_frame, tl.int64), tl.cast(batch * size, tl.int64)
+    g_frame, d_p_frame = tl.cast(g_frame, tl.int64), tl.cast(d_p_frame, tl.int64)
     to = d_p.dtype.element_ty
     weight += chain * 4 * size + unit
     w_i, w_f = tl.load(weight, real, 0), tl.load(weight + size, real, 0)
     w_g, w_o = tl.load(weight + 2 * size, real, 0), tl.load(weight + 3 * size, real, 0)
-    first_at = (chain * batch + item) * size + unit
-    step = batch * size
-    last = tl.cast(frames - 1, tl.int64)
-    row = ((chain * frames + last) * batch + item) * size + unit
-    p += chain.to(tl.int64) * p_chain + last * p_frame + item * p_item + unit
-    g += chain.to(tl.int64) * g_chain + last * g_frame + item * g_item + unit
-    d_p += chain.to(tl.int64) * d_p_chain + last * d_p_frame + item * d_p_item + unit
+    first_hidden += row
+    first_cell += row
+    p += chain * p_chain + item * p_item + unit
+    outputs += (chain * frames * batch + item) * size + unit
+    cells += (chain * frames * batch + item) * size + unit
+    g += chain * g_chain + item * g_item + unit
+    d_p += chain * d_p_chain + item * d_p_item + unit
     carry = tl.zeros_like(w_i)
-    cell_carry = tl.load(g_cell + first_at, real, 0)
+    cell_carry = tl.load(g_cell + row, real, 0)
     dw_i = tl.zeros_like(w_i)
     dw_f = tl.zeros_like(w_i)
     dw_g = tl.zeros_like(w_i)
     dw_o = tl.zeros_like(w_i)
-    for back in tl.range(0, frames, num_stages=STAGES):
-        is_first = back == frames - 1
-        h = _before(outputs, row - step, first_hidden, first_at, is_first, real)
-        c = _before(cells, row - step, first_cell, first_at, is_first, real)
-        i = tl.sigmoid(tl.load(p, real, 0).to(kind) + w_i * h)
-        f = tl.sigmoid(tl.load(p + size, real, 0).to(kind) + w_f * h)
-        candidate = _tanh(tl.load(p + 2 * size, real, 0).to(kind) + w_g * h)
-        o = tl.sigmoid(tl.load(p + 3 * size, real, 0).to(kind) + w_o * h)
-        squashed = _tanh(f * c + i * candidate)
-        to_h = tl.load(g, real, 0) + carry
-        to_c = cell_carry + to_h * o * (1 - squashed * squashed)
-        to_i = to_c * candidate * i * (1 - i)
-        to_f = to_c * c * f * (1 - f)
-        to_g = to_c * i * (1 - candidate * candidate)
-        to_o = to_h * squashed * o * (1 - o)
-        carry = to_i * w_i + to_f * w_f + to_g * w_g + to_o * w_o
-        cell_carry = to_c * f
-        dw_i += to_i * h
-        dw_f += to_f * h
-        dw_g += to_g * h
-        dw_o += to_o * h
-        tl.store(d_p, to_i.to(to), real)
-        tl.store(d_p + size, to_f.to(to), real)
-        tl.store(d_p + 2 * size, to_g.to(to), real)
-        tl.store(d_p + 3 * size, to_o.to(to), real)
-        p -= p_frame
-        g -= g_frame
-        d_p -= d_p_frame
-        row -= step
+    last = tl.cdiv(frames, AHEAD) * AHEAD - 1
+    coming = ()
+    for early in tl.static_range(AHEAD):
+        t = last - early
+        there = _is_there(t, frames, real)
+        coming = coming + _gates(p, p_frame, t, there, size, 4)
+        coming = coming + (_before(outputs, step, first_hidden, t, there), _before(cells, step, first_cell, t, there))
+        coming = coming + (tl.load(g + t * g_frame, there, 0),)
+    for start in tl.range(0, frames, AHEAD, num_stages=1):
+        for j in tl.static_range(AHEAD):
+            now = last - start - j
+            if now < frames:
+                h, c = coming[4], coming[5]
+                i = _logistic((coming[0].to(h.dtype) + w_i * h) * BY_LOGISTIC)
+                f = _logistic((coming[1].to(h.dtype) + w_f * h) * BY_LOGISTIC)
+                candidate = 1 - 2 * _logistic((coming[2].to(h.dtype) + w_g * h) * BY_TANH)
+                o = _logistic((coming[3].to(h.dtype) + w_o * h) * BY_LOGISTIC)
+                squashed = 1 - 2 * _logistic((f * c + i * candidate) * BY_TANH)
+                slope_c = o * (1 - squashed * squashed)  # of h' by c'
+                slope_o = squashed * o * (1 - o)  # of h' by the pre-activation; the others' are of c'
+                slope_i = candidate * i * (1 - i)
+                slope_f = c * f * (1 - f)
+                slope_g = i * (1 - candidate * candidate)
+                to_h = coming[6] + carry
+                to_c = cell_carry + to_h * slope_c
+                carry = to_c * (slope_i * w_i + slope_f * w_f + slope_g * w_g) + to_h * (slope_o * w_o)
+                cell_carry = to_c * f
+                to_i, to_f, to_g, to_o = to_c * slope_i, to_c * slope_f, to_c * slope_g, to_h * slope_o
+                dw_i += to_i * h
+                dw_f += to_f * h
+                dw_g += to_g * h
+                dw_o += to_o * h
+                tl.store(d_p + now * d_p_frame, to_i.to(to), real)
+                tl.store(d_p + now * d_p_frame + size, to_f.to(to), real)
+                tl.store(d_p + now * d_p_frame + 2 * size, to_g.to(to), real)
+                tl.store(d_p + now * d_p_frame + 3 * size, to_o.to(to), real)
+            later = now - AHEAD
+            there = _is_there(later, frames, real)
+            coming = coming[7:] + _gates(p, p_frame, later, there, size, 4)
+            coming = coming + (
+                _before(outputs, step, first_hidden, later, there),
+                _before(cells, step, first_cell, later, there),
+            )
+            coming = coming + (tl.load(g + later * g_frame, there, 0),)
     d_weight += (chain * batch + item) * 4 * size + unit
     tl.store(d_weight, dw_i, real)
     tl.store(d_weight + size, dw_f, real)
     tl.store(d_weight + 2 * size, dw_g, real)
     tl.store(d_weight + 3 * size, dw_o, real)
-    tl.store(d_hidden + first_at, carry, real)
-    tl.store(d_cell + first_at, cell_carry, real)
+    tl.store(d_hidden + row, carry, real)
+    tl.store(d_cell + row, cell_carry, real)
 
 
 @_kernel
 def linear_forward(
     keep, keep_chain, keep_frame, keep_item, add, add_chain, add_frame, add_item, first_hidden, states,
-    frames, batch, size, UNITS: tl.constexpr, STAGES: tl.constexpr,
+    frames, batch, size, UNITS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    item, chain = tl.program_id(0) % batch, tl.program_id(0) // batch
-    unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
-    real = unit < size
-    h = tl.load(first_hidden + (chain * batch + item) * size + unit, real, 0)
-    keep += chain.to(tl.int64) * keep_chain + item * keep_item + unit
-    add += chain.to(tl.int64) * add_chain + item * add_item + unit
-    states += (chain.to(tl.int64) * frames * batch + item) * size + unit
-    for _ in tl.range(0, frames, num_stages=STAGES):
-        h = tl.load(keep, real, 0) * h + tl.load(add, real, 0)
-        tl.store(states, h, real)
-        keep += keep_frame
-        add += add_frame
-        states += batch * size
+    chain, item, row, unit, real = _place(batch, size, UNITS)
+    step = tl.cast(batch * size, tl.int64)
+    keep_frame, add_frame = tl.cast(keep_frame, tl.int64), tl.cast(add_frame, tl.int64)
+    h = tl.load(first_hidden + row, real, 0)
+    keep += chain * keep_chain + item * keep_item + unit
+    add += chain * add_chain + item * add_item + unit
+    states += (chain * frames * batch + item) * size + unit
+    coming = ()
+    for early in tl.static_range(AHEAD):
+        there = real & (early < frames)
+        coming = coming + (tl.load(keep + early * keep_frame, there, 0), tl.load(add + early * add_frame, there, 0))
+    for start in tl.range(0, frames, AHEAD, num_stages=1):
+        for j in tl.static_range(AHEAD):
+            t = start + j
+            if t < frames:
+                h = coming[0] * h + coming[1]
+                tl.store(states + t * step, h, real)
+            later = t + AHEAD
+            there = real & (later < frames)
+            coming = coming[2:] + (
+                tl.load(keep + later * keep_frame, there, 0),
+                tl.load(add + later * add_frame, there, 0),
+            )
 
 
 @_kernel
 def linear_backward(
     keep, keep_chain, keep_frame, keep_item, first_hidden, states, g, g_chain, g_frame, g_item,
-    d_keep, d_add, d_hidden, frames, batch, size, UNITS: tl.constexpr, STAGES: tl.constexpr,
+    d_keep, d_add, d_hidden, frames, batch, size, UNITS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    item, chain = tl.program_id(0) % batch, tl.program_id(0) // batch
-    unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
-    real = unit < size
-    first_at = (chain * batch + item) * size + unit
-    step = batch * size
-    last = tl.cast(frames - 1, tl.int64)
-    row = ((chain * frames + last) * batch + item) * size + unit
-    keep += chain.to(tl.int64) * keep_chain + last * keep_frame + item * keep_item + unit
-    g += chain.to(tl.int64) * g_chain + last * g_frame + item * g_item + unit
+    chain, item, row, unit, real = _place(batch, size, UNITS)
+    step = tl.cast(batch * size, tl.int64)
+    keep_frame, g_frame = tl.cast(keep_frame, tl.int64), tl.cast(g_frame, tl.int64)
+    first_hidden += row
+    at = (chain * frames * batch + item) * size + unit
+    states += at
+    keep += chain * keep_chain + item * keep_item + unit
+    g += chain * g_chain + item * g_item + unit
     carry = tl.zeros((UNITS,), d_hidden.dtype.element_ty)
-    for back in tl.range(0, frames, num_stages=STAGES):
-        is_first = back == frames - 1
-        before = _before(states, row - step, first_hidden, first_at, is_first, real)
-        delta = tl.load(g, real, 0) + carry
-        tl.store(d_add + row, delta, real)
-        tl.store(d_keep + row, delta * before, real)
-        carry = delta * tl.load(keep, real, 0)
-        keep -= keep_frame
-        g -= g_frame
-        row -= step
-    tl.store(d_hidden + first_at, carry, real)
+    last = tl.cdiv(frames, AHEAD) * AHEAD - 1
+    coming = ()
+    for early in tl.static_range(AHEAD):
+        t = last - early
+        there = _is_there(t, frames, real)
+        coming = coming + (tl.load(keep + t * keep_frame, there, 0), _before(states, step, first_hidden, t, there))
+        coming = coming + (tl.load(g + t * g_frame, there, 0),)
+    for start in tl.range(0, frames, AHEAD, num_stages=1):
+        for j in tl.static_range(AHEAD):
+            now = last - start - j
+            if now < frames:
+                before, delta = coming[1], coming[2] + carry
+                carry = coming[2] * coming[0] + carry * coming[0]
+                tl.store(d_add + at + now * step, delta, real)
+                tl.store(d_keep + at + now * step, delta * before, real)
+            later = now - AHEAD
+            there = _is_there(later, frames, real)
+            coming = coming[3:] + (
+                tl.load(keep + later * keep_frame, there, 0),
+                _before(states, step, first_hidden, later, there),
+            )
+            coming = coming + (tl.load(g + later * g_frame, there, 0),)
+    tl.store(d_hidden + row, carry, real)
 
 
 FORWARD = {"rnn": rnn_forward, "gru": gru_forward, "lstm": lstm_forward}
@@ -325,7 +456,7 @@ def forward(cell: str, weight: Tensor, initial: tuple[Tensor, ...], projected: S
     frames = len(projected[0])
     states = tuple(weight.new_empty(chains, frames, batch, size) for _ in initial)
     arguments = (*_rows(_joined(projected)), weight.contiguous(), *_contiguous(initial), *states)
-    _run(FORWARD[cell], arguments, chains, frames, batch, size)
+    _run(cell, FORWARD[cell], arguments, chains, frames, batch, size)
     return states
 
 
@@ -356,7 +487,7 @@ def backward(
         d_weight,
         *d_initial,
     )
-    _run(BACKWARD[cell], arguments, chains, frames, batch, size)
+    _run(cell, BACKWARD[cell], arguments, chains, frames, batch, size)
     return d_weight.sum(1), d_initial, list(d_projected.unbind(0))
 
 
@@ -365,7 +496,7 @@ def linear(keep: Tensor, add: Tensor, initial: Tensor) -> Tensor:
     chains, frames, batch, size = keep.shape
     states = keep.new_empty(keep.shape)
     arguments = (*_rows(keep), *_rows(add), initial.contiguous(), states)
-    _run(linear_forward, arguments, chains, frames, batch, size)
+    _run("linear", linear_forward, arguments, chains, frames, batch, size)
     return states
 
 
@@ -374,7 +505,7 @@ def linear_gradients(keep: Tensor, initial: Tensor, states: Tensor, d_states: Te
     chains, frames, batch, size = keep.shape
     gradients = keep.new_empty(keep.shape), keep.new_empty(keep.shape), initial.new_empty(initial.shape)
     arguments = (*_rows(keep), initial.contiguous(), states, *_rows(d_states), *gradients)
-    _run(linear_backward, arguments, chains, frames, batch, size)
+    _run("linear", linear_backward, arguments, chains, frames, batch, size)
     return gradients
 
 
@@ -394,6 +525,6 @@ def _rows(tensor: Tensor) -> tuple[Any, ...]:
     return tensor, *tensor.stride()[:3]
 
 
-def _run(kernel: Any, arguments: tuple[Any, ...], chains: int, frames: int, batch: int, size: int) -> None:
+def _run(kind: str, kernel: Any, arguments: tuple[Any, ...], chains: int, frames: int, batch: int, size: int) -> None:
     grid = (chains * batch, triton.cdiv(size, UNITS))
-    kernel[grid](*arguments, frames, batch, size, UNITS=UNITS, STAGES=STAGES, num_warps=1)
+    kernel[grid](*arguments, frames, batch, size, UNITS=UNITS, AHEAD=AHEAD[kind], num_warps=1)
