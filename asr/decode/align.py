@@ -17,6 +17,7 @@ from asr.decode.decoder import TokenPath
 from asr.decode.words import words_of
 from asr.errors import DataError
 from asr.nn.folding import fold_norms
+from asr.nn.precision import whole_float32
 from asr.text.tokenizer import Tokenizer, unknown_characters
 from asr.types import Word
 
@@ -94,6 +95,7 @@ class Aligner:
         return ids
 
     @torch.inference_mode()
+    @whole_float32()
     def _log_probs(self, samples: NDArray[np.float32], kept: NDArray[np.int64]) -> NDArray[np.float32]:
         """(S, len(kept)): the log-probabilities of the tokens in `kept`."""
         audio = torch.from_numpy(samples)[None]

@@ -22,6 +22,7 @@ from asr.decode.vad import SileroVad
 from asr.decode.words import words_of
 from asr.errors import AsrError, DataError
 from asr.nn.folding import fold_norms
+from asr.nn.precision import whole_float32
 from asr.types import Reading, Transcript, Word
 
 WHOLE_SECONDS = 7200.0  # no longer audio in one piece: 3 GB with model=small, 10 GB with model=ds2_5x800
@@ -171,6 +172,7 @@ class Recognizer:
             return error
 
     @torch.inference_mode()
+    @whole_float32()
     def log_probs(self, samples: NDArray[np.float32]) -> torch.Tensor:
         """(N,) samples at the model's rate -> (S, V) log-probabilities, in one piece."""
         lengths = torch.tensor([len(samples)], device=self.device)
@@ -178,6 +180,7 @@ class Recognizer:
         return log_probs[0, : int(frames)]
 
     @torch.inference_mode()
+    @whole_float32()
     def transcribe_batch(self, audio: Sequence[NDArray[np.float32]]) -> list[Transcript]:
         """Recognise (N_i,) samples each, all in one padded batch."""
         if not audio:
@@ -215,6 +218,7 @@ class Recognizer:
         return self.model.lookahead_seconds
 
     @torch.inference_mode()
+    @whole_float32()
     def step(self, streams: Sequence[Stream]) -> None:
         """Let the network hear what streams have waiting; those of the same shape go through it together.
 
@@ -234,6 +238,7 @@ class Recognizer:
                 self._hear(group, count * frame)
 
     @torch.inference_mode()
+    @whole_float32()
     def flush(self, stream: Stream) -> None:
         """Let a finished stream's last samples through, and what the look-aheads still owe."""
         self._hear([stream], len(stream.state.pending))
