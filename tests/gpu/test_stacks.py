@@ -1,7 +1,8 @@
 """The contracts of docs/adding-a-stack.md on a GPU, for every stack and variant that tests/unit/stacks has.
 
-Bounds are relative to the largest value. float32 keeps 7 digits: over the frames of these tests the CPU's own float32
-differs from float64 by up to 2e-6 in outputs and 2e-5 in gradients. TF32, which keeps 3, is off.
+Against float64 a GPU may be off by 1e-5 in outputs and 1e-4 in gradients, relative to the largest value, and by some
+times what the CPU's own float32 is off by: 1e-7 to 1e-6 for most stacks and 1e-4 for the worst one, whose norm is
+ill-conditioned. TF32, which keeps 3 digits, is off: it would be off by 1e-3.
 """
 
 import copy
@@ -32,6 +33,7 @@ from tests.unit.stacks.test_contract import (  # noqa: F401 -- stack: a fixture
 
 DEVICE = "cuda"
 OUTPUTS, GRADIENTS = 1e-5, 1e-4
+OWN = 8  # times the CPU's own float32 error on top
 SAME = 1e-5  # of outputs that differ in batch or chunks alone (DESIGN, section 2)
 BF16 = 0.05  # the CPU's own bound
 WIDE = {"hidden_size": 136}  # more than a tile of every kernel, and no multiple of one
@@ -58,13 +60,13 @@ def audio(lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
     return inputs.float().to(DEVICE), numbers.to(DEVICE)
 
 
-def difference(got: Tensor, expected: Tensor) -> float:
-    """The largest one, relative to the largest value expected; values below 1e-3 count as that."""
+def difference(got: Tensor, expected: Tensor, least: float = 1e-3) -> float:
+    """The largest one, relative to the largest value expected, or to `least` if that is more."""
     got, expected = got.detach().cpu().double(), expected.detach().cpu().double()
     assert got.shape == expected.shape
     if not expected.numel():
         return 0.0
-    return float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-3))
+    return float((got - expected).abs().max() / expected.abs().max().clamp(min=least))
 
 
 def without_dropout(module: Stack) -> Stack:
@@ -87,15 +89,21 @@ def training_step(module: Stack, inputs: Tensor, lengths: Tensor) -> dict[str, T
 
 
 def check_against_float64(module: Stack, lengths: list[int]) -> None:
-    """One training step on the GPU in float32, and the same on the CPU in float64, of the same weights."""
+    """A training step on the GPU in float32, and the same on the CPU in float32 and float64, of the same weights."""
     module = module.float()
     inputs, numbers = audio(lengths)
     got = training_step(copy.deepcopy(module).to(DEVICE), inputs, numbers)
+    ours = training_step(copy.deepcopy(module), inputs.cpu(), numbers.cpu())
     expected = training_step(module.double(), inputs.cpu().double(), numbers.cpu())
     assert got.keys() == expected.keys()
-    errors = {name: difference(got[name], value) for name, value in expected.items()}
-    assert errors["outputs"] <= OUTPUTS, errors
-    assert max(errors.values()) <= GRADIENTS, errors
+    least = 1e-3 * max(float(value.detach().abs().max()) for name, value in expected.items() if name != "outputs")
+    errors = {name: (difference(got[name], e, least), difference(ours[name], e, least)) for name, e in expected.items()}
+    too_far = {
+        name: pair
+        for name, pair in errors.items()
+        if pair[0] > (OUTPUTS if name == "outputs" else GRADIENTS) + OWN * pair[1]
+    }
+    assert not too_far, f"(GPU, CPU in float32) {too_far}"
 
 
 def test_equals_the_cpu_in_float64(stack: Stack) -> None:  # noqa: F811

@@ -61,9 +61,7 @@ class RnnCell(Cell):
 
     def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
         function = torch._VF.rnn_tanh if self.activation == "tanh" else torch._VF.rnn_relu
-        output, hidden = cudnn_layer(
-            function, chain, initial, weight, self.recurrent[k], bias, torch.zeros_like(bias)
-        )
+        output, hidden = cudnn_layer(function, chain, initial, weight, self.recurrent[k], bias, torch.zeros_like(bias))
         return output, hidden
 
 
