@@ -14,6 +14,7 @@ from asr.checkpoint import Checkpoint
 from asr.compiled import compiled
 from asr.data.corpus import required_frames
 from asr.decode.decoder import TokenPath
+from asr.decode.device import choose_device
 from asr.decode.words import words_of
 from asr.errors import DataError
 from asr.nn.folding import fold_norms
@@ -54,7 +55,7 @@ class Aligner:
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str | None = None) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = choose_device(device)
         self.model = checkpoint.model.to(self.device)
         fold_norms(self.model)
         self.tokenizer = checkpoint.tokenizer

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from asr.audio.io import audio_blocks, audio_info, read_audio
 from asr.checkpoint import Checkpoint
 from asr.decode.decoder import Decoder, Hypothesis, TokenPath
+from asr.decode.device import choose_device
 from asr.decode.endpoint import EndpointRules
 from asr.decode.greedy import GreedyDecoder, greedy
 from asr.decode.stream import Stream, StreamState
@@ -69,7 +70,7 @@ class Recognizer:
         nbest: int = 0,
         vad: SileroVad | None = None,
     ) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = choose_device(device)
         self.model = checkpoint.model.to(self.device)
         fold_norms(self.model)
         self.tokenizer = checkpoint.tokenizer

@@ -1,8 +1,8 @@
 """From audio to text on a GPU: what tests/unit holds of recognisers and of training's parts, there.
 
-Log-probabilities of one recogniser in other batches, or in chunks, differ by up to 1e-5, those of a CPU and a GPU, which
-round in another order from the features on, by up to 1e-4, both relative to the largest one: these models' go down to
--60. Texts do not differ.
+Log-probabilities of one recogniser in other batches, or in chunks, differ by up to 1e-5; those of a CPU and a GPU,
+which round in another order from the features on, by up to 1e-4. Both are relative to the largest: these models' go
+down to -60. Texts do not differ.
 """
 
 import copy

@@ -7,7 +7,8 @@ ill-conditioned. TF32, which keeps 3 digits, is off: it would be off by 1e-3.
 
 import copy
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -220,17 +221,20 @@ def test_training_does_not_wait_for_the_device(on_gpu: Stack) -> None:
             torch.cuda.set_sync_debug_mode("default")
 
 
-CUDNN = [GruCell, LstmCell, lambda **sizes: RnnCell(activation="tanh", **sizes), RnnCell]
+CUDNN: dict[str, Callable[..., Cell]] = {
+    "gru": GruCell,
+    "lstm": LstmCell,
+    "rnn tanh": RnnCell,
+    "rnn relu": partial(RnnCell, activation="relu"),
+}
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("make", CUDNN, ids=["gru", "lstm", "rnn tanh", "rnn relu"])
+@pytest.mark.parametrize("name", CUDNN)
 @pytest.mark.parametrize("sizes", [(6, 8), (33, 70), (512, 512)])
-def test_cudnn_takes_the_weights_as_they_lie(make: type[Cell], sizes: tuple[int, int]) -> None:
+def test_cudnn_takes_the_weights_as_they_lie(name: str, sizes: tuple[int, int]) -> None:
     """Without a copy of them, of which torch would warn."""
-    cell = make(hidden_size=sizes[1], num_chains=1).to(DEVICE)
-    if make is RnnCell:
-        cell.activation = "relu"  # type: ignore[assignment]
+    cell = CUDNN[name](hidden_size=sizes[1], num_chains=1).to(DEVICE)
     weight = torch.randn(cell.num_gates * sizes[1], sizes[0], device=DEVICE, requires_grad=True)
     bias = torch.zeros(len(weight), device=DEVICE, requires_grad=True)
     initial = torch.zeros(1, 3, cell.num_states * sizes[1], device=DEVICE)
@@ -242,12 +246,11 @@ def test_cudnn_takes_the_weights_as_they_lie(make: type[Cell], sizes: tuple[int,
 def test_what_runs_where() -> None:
     """As the table of docs/stacks.md says, for cells; the other stacks have one path each."""
     device = torch.device(DEVICE)
-    sizes = {"hidden_size": 8, "num_chains": 1}
-    assert GruCell(**sizes).on_cudnn(device)
-    assert LstmCell(**sizes).on_cudnn(device)
-    assert RnnCell(**sizes).on_cudnn(device)
-    assert not RnnCell(activation="clipped_relu", **sizes).on_cudnn(device)
-    assert not GruCell(reset="before", **sizes).on_cudnn(device)
+    assert GruCell(hidden_size=8, num_chains=1).on_cudnn(device)
+    assert LstmCell(hidden_size=8, num_chains=1).on_cudnn(device)
+    assert RnnCell(hidden_size=8, num_chains=1).on_cudnn(device)
+    assert not RnnCell(hidden_size=8, num_chains=1, activation="clipped_relu").on_cudnn(device)
+    assert not GruCell(hidden_size=8, num_chains=1, reset="before").on_cudnn(device)
     like = torch.zeros(1, device=device)
     loops = gpu_loops(like), elementwise._loops(like)
     assert [module and module.__name__ for module in loops] == [
