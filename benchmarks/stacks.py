@@ -32,6 +32,7 @@ from asr import stacks
 from asr.config.options import names, validate_stack
 from asr.nn.cells import elementwise
 from asr.nn.folding import fold_norms
+from asr.nn.precision import float32_settings
 from asr.stacks.base import Stack
 
 BATCH, FRAMES, FEATURES = 16, 512, 512
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("float32", "tf32", "bf16"), default="float32")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    for setting in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn):  # type: ignore[attr-defined]
+    for setting in float32_settings():
         setting.fp32_precision = "ieee" if options.precision == "float32" else "tf32"
     FACTS["precision"] = options.precision
     for row in options.rows or ROWS:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+
+
+def float32_settings() -> tuple[Any, ...]:
+    """Of matrix products, convolutions and recurrences: torch's objects whose `fp32_precision` is "ieee" or "tf32"."""
+    return torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -16,7 +22,7 @@ def whole_float32() -> Iterator[None]:
     depends in the third digit on the batch that it is in and on how its audio is cut. The setting is the process's, and
     is put back at the end. Nothing changes on other devices.
     """
-    settings = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]
+    settings = float32_settings()
     before = [setting.fp32_precision for setting in settings]
     for setting in settings:
         setting.fp32_precision = "ieee"
