@@ -1,29 +1,38 @@
-"""What the stacks cost, side by side: training, folding, element-wise recurrences, streaming.
+"""What the stacks cost, side by side: training, folding, element-wise and full recurrences, streaming.
 
-    python benchmarks/stacks.py [training] [dilated] [diagonal] [tcn] [streams] [--repeats 10] [--threads 1]
+    python benchmarks/stacks.py [ROW ...] [--repeats 10] [--threads 1] [--precision float32]
 
 training: forward + backward of every stack at equal parameters, 16 x 512 frames of 512 features, beside nn.GRU.
 dilated:  a folded dilated stack against the undilated one of the same depth and parameters, ours and nn.GRU.
 diagonal: a diagonal GRU layer against nn.GRU of the same width and against a plain loop over time.
+kernels:  the time loop of a diagonal GRU alone, against moving its bytes once as fast as this device copies.
+full:     a layer of clipped ReLU, and of GRU with reset before the product, against nn.RNN (ReLU) and nn.GRU.
 tcn:      a frame by ring buffer against computing its receptive field anew.
 streams:  one step of 16 streams against one stream, every stack that streams.
 
 One JSON line a row; a ratio above 1 means that the first one is that many times faster. Medians, the candidates taking
-turns.
+turns. On a GPU, where there is one.
+
+Precision is the same for all: float32 is whole float32 and tf32 allows TF32, for matrix products, convolutions and
+recurrences alike, where torch's default allows it for the last two only. bf16 is autocast, with TF32 for what stays in
+float32: our recurrences and those by cuDNN that our stacks use. nn.GRU and nn.RNN run in float16 under it on a GPU.
 """
 
 import argparse
+from bisect import bisect_left
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from common import emit, side_by_side, spread
+from common import emit, seconds_alone, side_by_side, spread
 from torch import Tensor, nn
 
 from asr import stacks
 from asr.config.options import names, validate_stack
+from asr.nn.cells import elementwise
 from asr.nn.folding import fold_norms
+from asr.nn.precision import float32_settings
 from asr.stacks.base import Stack
 
 BATCH, FRAMES, FEATURES = 16, 512, 512
@@ -35,12 +44,17 @@ STREAMING: dict[str, dict[str, Any]] = {  # options that make a stack forward-on
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", choices=[[], *ROWS], default=[])
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=10, help="of each candidate, 2 or more (10)")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=("float32", "tf32", "bf16"), default="float32")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    for setting in float32_settings():
+        setting.fp32_precision = "ieee" if options.precision == "float32" else "tf32"
+    FACTS["precision"] = options.precision
     for row in options.rows or ROWS:
-        ROWS[row](options.repeats)
+        with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=options.precision == "bf16"):
+            ROWS[row](options.repeats)
 
 
 def training(repeats: int) -> None:
@@ -87,6 +101,82 @@ def diagonal(repeats: int) -> None:
         compare("diagonal", steps, repeats, width=width)
 
 
+def kernels(repeats: int) -> None:
+    """What a layer's time loop has to read and write at least once: projections, states, and their gradients."""
+    bandwidth = copy_bandwidth(repeats)
+    for batch, width in ((16, 128), (16, 512), (64, 1024)):
+        for kind in (torch.float32, torch.bfloat16):
+            weight = torch.randn(1, 3 * width, device=DEVICE)
+            initial = torch.zeros(1, batch, width, device=DEVICE)
+            projected = torch.randn(FRAMES, batch, 3 * width, device=DEVICE).to(kind)
+            loops = elementwise._loops(weight)
+            assert loops is not None
+            (states,) = loops.forward("gru", weight, (initial,), [projected])
+            d_states = torch.randn_like(states)
+            calls = {
+                "forward": partial(loops.forward, "gru", weight, (initial,), [projected]),
+                "backward": partial(loops.backward, "gru", weight, (initial,), [projected], (states,), d_states, ()),
+            }
+            moved = {"forward": [projected, states], "backward": [projected, states, d_states, projected]}
+            for name, call in calls.items():
+                seconds = spread(seconds_alone(call, repeats=repeats))
+                size = sum(tensor.numel() * tensor.element_size() for tensor in moved[name])
+                emit(
+                    benchmark="stacks kernels",
+                    **FACTS,
+                    loop=f"diagonal gru {name}",
+                    loops=loops.__name__,
+                    items=batch,
+                    frames=FRAMES,
+                    width=width,
+                    projections=str(kind).removeprefix("torch."),
+                    seconds=seconds,
+                    bytes=size,
+                    copy_bytes_per_second=bandwidth,
+                    seconds_at_copy_bandwidth=size / bandwidth,
+                    times_the_copy=seconds["median"] * bandwidth / size,
+                )
+
+
+def copy_bandwidth(repeats: int) -> float:
+    """Bytes read and written a second by a copy that no cache holds."""
+    source = torch.empty(2**28, dtype=torch.uint8, device=DEVICE).fill_(1)
+    target = torch.empty_like(source)
+    seconds = seconds_alone(partial(target.copy_, source), repeats=repeats)
+    return 2 * source.numel() / spread(seconds)["median"]
+
+
+def full(repeats: int) -> None:
+    """One layer, forward-only, without norm; the clipped ReLU's own cuDNN neighbour is the ReLU without its clip."""
+    layers: dict[str, tuple[dict[str, Any], Callable[[int], nn.Module]]] = {
+        "clipped ReLU": (
+            {"name": "rnn", "activation": "clipped_relu"},
+            lambda width: nn.RNN(width, width, nonlinearity="relu", batch_first=True),
+        ),
+        "GRU, reset before": (
+            {"name": "gru", "reset": "before"},
+            lambda width: nn.GRU(width, width, batch_first=True),
+        ),
+    }
+    shared = {"num_layers": 1, "bidirectional": False, "batch_norm": "none"}
+    for cell, (options, theirs) in layers.items():
+        for width in (512, 800):
+            ours = make({**options, **shared, "hidden_size": width}, width)
+            neighbour = theirs(width).to(DEVICE)
+            steps = {
+                cell: training_step(ours, FRAMES, width),
+                type(neighbour).__name__: training_step(neighbour, FRAMES, width),
+            }
+            compare("full", steps, repeats, width=width, passes="forward + backward")
+            inputs = torch.randn(BATCH, FRAMES, width, device=DEVICE)
+            lengths = torch.full((BATCH,), FRAMES, device=DEVICE)
+            calls = {
+                cell: in_inference(partial(ours, inputs, lengths)),
+                type(neighbour).__name__: in_inference(partial(neighbour, inputs)),
+            }
+            compare("full", calls, repeats, width=width, passes="forward")
+
+
 def tcn(repeats: int) -> None:
     """8 blocks of 64 channels, kernel 5: 4081 frames of receptive field."""
     stack = make({"name": "tcn", "num_layers": 8, "hidden_size": 64, "kernel_size": 5, "padding": "causal"}, 64)
@@ -124,9 +214,12 @@ ROWS: dict[str, Callable[[int], None]] = {
     "training": training,
     "dilated": dilated,
     "diagonal": diagonal,
+    "kernels": kernels,
     "tcn": tcn,
     "streams": streams,
+    "full": full,
 }
+FACTS: dict[str, Any] = {}  # that every row tells
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -158,11 +251,14 @@ def make(options: dict[str, Any], input_size: int) -> Stack:
 
 def sized(options: dict[str, Any], parameters: int) -> Stack:
     """The stack of `options` whose width, a multiple of 8, comes nearest to so many parameters."""
-    with torch.device("meta"):
-        widths = range(64, 2049, 8)
-        counts = {w: count(stacks.build(validate_stack({**options, "hidden_size": w}), FEATURES)) for w in widths}
-    width = min(counts, key=lambda w: abs(counts[w] - parameters))
-    options["hidden_size"] = width
+
+    def size(width: int) -> int:
+        with torch.device("meta"):
+            return count(stacks.build(validate_stack({**options, "hidden_size": width}), FEATURES))
+
+    widths = range(64, 2049, 8)
+    above = bisect_left(widths, parameters, hi=len(widths) - 1, key=size)
+    options["hidden_size"] = min(widths[max(0, above - 1) : above + 1], key=lambda w: abs(size(w) - parameters))
     return make(options, FEATURES)
 
 
@@ -175,7 +271,9 @@ def training_step(module: nn.Module, frames: int = FRAMES, features: int = FEATU
         inputs.grad = None
         module.zero_grad(set_to_none=True)
         out = module(inputs, lengths) if isinstance(module, Stack) else module(inputs)
-        (out[0] if isinstance(out, tuple) else out).sum().backward()
+        total = (out[0] if isinstance(out, tuple) else out).sum()
+        with torch.autocast(DEVICE, enabled=False):
+            total.backward()
 
     return step
 
@@ -189,7 +287,7 @@ def compare(benchmark: str, calls: dict[str, Callable[[], Any]], repeats: int, *
     summary = {name: spread(seconds) for name, seconds in side_by_side(calls, repeats=repeats).items()}
     first, *others = summary
     ratios = {name: summary[name]["median"] / summary[first]["median"] for name in others}
-    emit(benchmark=f"stacks {benchmark}", **facts, seconds=summary, ratio=ratios)
+    emit(benchmark=f"stacks {benchmark}", **FACTS, **facts, seconds=summary, ratio=ratios)
 
 
 def count(module: nn.Module) -> int:

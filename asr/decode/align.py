@@ -14,9 +14,11 @@ from asr.checkpoint import Checkpoint
 from asr.compiled import compiled
 from asr.data.corpus import required_frames
 from asr.decode.decoder import TokenPath
+from asr.decode.device import choose_device
 from asr.decode.words import words_of
 from asr.errors import DataError
 from asr.nn.folding import fold_norms
+from asr.nn.precision import whole_float32
 from asr.text.tokenizer import Tokenizer, unknown_characters
 from asr.types import Word
 
@@ -53,7 +55,7 @@ class Aligner:
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str | None = None) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = choose_device(device)
         self.model = checkpoint.model.to(self.device)
         fold_norms(self.model)
         self.tokenizer = checkpoint.tokenizer
@@ -94,6 +96,7 @@ class Aligner:
         return ids
 
     @torch.inference_mode()
+    @whole_float32()
     def _log_probs(self, samples: NDArray[np.float32], kept: NDArray[np.int64]) -> NDArray[np.float32]:
         """(S, len(kept)): the log-probabilities of the tokens in `kept`."""
         audio = torch.from_numpy(samples)[None]

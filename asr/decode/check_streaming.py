@@ -84,8 +84,10 @@ def compare(recognizer: Recognizer, samples: NDArray[np.float32], offline: Offli
     """Hear `samples` in chunks of so many samples."""
     import torch
 
+    from asr.nn.precision import whole_float32
+
     model = recognizer.model
-    with torch.inference_mode():
+    with torch.inference_mode(), whole_float32():
         audio = torch.from_numpy(samples)[None].to(recognizer.device)
         pieces, state = [], model.initial_state(1, audio)
         for start in range(0, len(samples), chunk):

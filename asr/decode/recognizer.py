@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from asr.audio.io import audio_blocks, audio_info, read_audio
 from asr.checkpoint import Checkpoint
 from asr.decode.decoder import Decoder, Hypothesis, TokenPath
+from asr.decode.device import choose_device
 from asr.decode.endpoint import EndpointRules
 from asr.decode.greedy import GreedyDecoder, greedy
 from asr.decode.stream import Stream, StreamState
@@ -22,6 +23,7 @@ from asr.decode.vad import SileroVad
 from asr.decode.words import words_of
 from asr.errors import AsrError, DataError
 from asr.nn.folding import fold_norms
+from asr.nn.precision import whole_float32
 from asr.types import Reading, Transcript, Word
 
 WHOLE_SECONDS = 7200.0  # no longer audio in one piece: 3 GB with model=small, 10 GB with model=ds2_5x800
@@ -68,7 +70,7 @@ class Recognizer:
         nbest: int = 0,
         vad: SileroVad | None = None,
     ) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = choose_device(device)
         self.model = checkpoint.model.to(self.device)
         fold_norms(self.model)
         self.tokenizer = checkpoint.tokenizer
@@ -171,6 +173,7 @@ class Recognizer:
             return error
 
     @torch.inference_mode()
+    @whole_float32()
     def log_probs(self, samples: NDArray[np.float32]) -> torch.Tensor:
         """(N,) samples at the model's rate -> (S, V) log-probabilities, in one piece."""
         lengths = torch.tensor([len(samples)], device=self.device)
@@ -178,6 +181,7 @@ class Recognizer:
         return log_probs[0, : int(frames)]
 
     @torch.inference_mode()
+    @whole_float32()
     def transcribe_batch(self, audio: Sequence[NDArray[np.float32]]) -> list[Transcript]:
         """Recognise (N_i,) samples each, all in one padded batch."""
         if not audio:
@@ -215,6 +219,7 @@ class Recognizer:
         return self.model.lookahead_seconds
 
     @torch.inference_mode()
+    @whole_float32()
     def step(self, streams: Sequence[Stream]) -> None:
         """Let the network hear what streams have waiting; those of the same shape go through it together.
 
@@ -234,6 +239,7 @@ class Recognizer:
                 self._hear(group, count * frame)
 
     @torch.inference_mode()
+    @whole_float32()
     def flush(self, stream: Stream) -> None:
         """Let a finished stream's last samples through, and what the look-aheads still owe."""
         self._hear([stream], len(stream.state.pending))

@@ -167,7 +167,8 @@ class Stream:
         import torch
 
         decoder = self.recognizer.decoder
-        (after,) = decoder.extend([state.decoder], log_probs[None], torch.tensor([len(log_probs)]))
+        lengths = torch.tensor([len(log_probs)], device=log_probs.device)
+        (after,) = decoder.extend([state.decoder], log_probs[None], lengths)
         stable = decoder.num_stable(after)
         if stable < KEPT_TOKENS:
             return state._replace(decoder=after)

@@ -157,10 +157,11 @@ class Clockwork(Stack):
         """Which modules run in the next frames of streams of these ages: a prefix where all streams agree on it."""
         if self.nested and len(set(ages)) == 1:
             levels = self._runs([ages[0]], num_frames).sum(-1)[0]  # (S,), modules that run
-            frames = [(levels == level).nonzero()[:, 0].to(device) for level in range(len(self.periods) + 1)]
-            return _Prefixes(levels.tolist(), frames)
+            by_level = levels.argsort(stable=True).to(device, non_blocking=True)
+            counts = levels.bincount(minlength=len(self.periods) + 1).tolist()
+            return _Prefixes(levels.tolist(), list(by_level.split(counts)))
         units = self._runs(ages, num_frames).repeat_interleave(self.hidden_size // len(self.periods), dim=2)
-        return _Masks(units.to(device))
+        return _Masks(units.to(device, non_blocking=True))
 
     def _runs(self, ages: list[int], num_frames: int) -> Bool[Tensor, "B S g"]:
         time = torch.tensor(ages)[:, None] + torch.arange(num_frames)

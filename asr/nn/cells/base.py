@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import torch
@@ -55,9 +55,13 @@ class Cell(nn.Module, ABC):
         """
         weights, biases = weight.chunk(self.num_chains), bias.chunk(self.num_chains)
         if self.on_cudnn(chains[0].device):
-            results = [
-                self.cudnn(chain, weights[k], biases[k], initial[k : k + 1], k) for k, chain in enumerate(chains)
-            ]
+            # Autocast would run these in float16, whatever type it was asked for, where gradients underflow without a
+            # loss scale: they stay in the type of the weights, as the time loops do.
+            with torch.autocast(weight.device.type, enabled=False):
+                results = [
+                    self.cudnn(chain.to(weight.dtype), weights[k], biases[k], state.to(weight.dtype)[None], k)
+                    for k, (chain, state) in enumerate(zip(chains, initial.contiguous(), strict=True))
+                ]
             return torch.stack([out for out, _ in results]), torch.cat([final for _, final in results])
         projected = [F.linear(chain, weights[k], biases[k]) for k, chain in enumerate(chains)]
         return self.recur(projected, initial)
@@ -75,6 +79,25 @@ class Cell(nn.Module, ABC):
     def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Run chain k, projection included, on cuDNN: (S, B, H) and (1, B, N)."""
         raise NotImplementedError
+
+
+def cudnn_layer(
+    function: Callable[..., tuple[Tensor, ...]], chain: Tensor, initial: Tensor | tuple[Tensor, ...], *weights: Tensor
+) -> tuple[Tensor, ...]:
+    """One forward-only layer by the functional form of nn.RNN, nn.GRU or nn.LSTM.
+
+    The weights go in as views of one piece of memory, in the order in which cuDNN wants them there; torch would else
+    copy them into one and warn of it.
+
+    Args:
+        function: one of `torch._VF`.
+        chain: (S, B, D).
+        initial: (1, B, H), contiguous; the LSTM's also of the cell.
+        weights: of the input, of the hidden state, and their biases.
+    """
+    parts = torch.cat([weight.flatten() for weight in weights]).split([weight.numel() for weight in weights])
+    flat = [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
+    return function(chain, initial, flat, True, 1, 0.0, torch.is_grad_enabled(), False, False)
 
 
 class FullLink:

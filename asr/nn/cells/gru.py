@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asr.nn.cells import elementwise
-from asr.nn.cells.base import Cell, FullLink, gpu_loops, product_type, recurrent_weight, shifted, stacked
+from asr.nn.cells.base import Cell, FullLink, cudnn_layer, gpu_loops, product_type, recurrent_weight, shifted, stacked
 
 Reset = Literal["after", "before"]
 
@@ -63,17 +63,8 @@ class GruCell(Cell):
     def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
         inner = self.recurrent_bias.view(self.num_chains, -1)[k]
         inner = torch.cat((inner.new_zeros(2 * self.hidden_size), inner))
-        return torch._VF.gru(  # nn.GRU's functional form
-            chain,
-            initial,
-            (weight, self.recurrent[k], bias, inner),
-            True,
-            1,
-            0.0,
-            torch.is_grad_enabled(),
-            False,
-            False,
-        )
+        output, hidden = cudnn_layer(torch._VF.gru, chain, initial, weight, self.recurrent[k], bias, inner)
+        return output, hidden
 
 
 class _ResetAfterLoop(torch.autograd.Function):

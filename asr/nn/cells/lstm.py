@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from asr.nn.cells import elementwise
-from asr.nn.cells.base import Cell, FullLink, product_type, recurrent_weight, shifted, stacked
+from asr.nn.cells.base import Cell, FullLink, cudnn_layer, product_type, recurrent_weight, shifted, stacked
 
 
 class LstmCell(Cell):
@@ -59,10 +59,8 @@ class LstmCell(Cell):
     def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
         hidden, cell = (state.contiguous() for state in initial.chunk(2, -1))
         weights = (weight, self.recurrent[k], bias, torch.zeros_like(bias))
-        out, hidden, cell = torch._VF.lstm(  # nn.LSTM's functional form
-            chain, (hidden, cell), weights, True, 1, 0.0, torch.is_grad_enabled(), False, False
-        )
-        return out, torch.cat((hidden, cell), -1)
+        output, hidden, cell = cudnn_layer(torch._VF.lstm, chain, (hidden, cell), *weights)
+        return output, torch.cat((hidden, cell), -1)
 
 
 class _LstmLoop(torch.autograd.Function):

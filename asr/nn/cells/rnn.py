@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from asr.errors import ConfigError
 from asr.nn.cells import elementwise
-from asr.nn.cells.base import Cell, FullLink, gpu_loops, product_type, recurrent_weight, shifted, stacked
+from asr.nn.cells.base import Cell, FullLink, cudnn_layer, gpu_loops, product_type, recurrent_weight, shifted, stacked
 from asr.nn.vanishing import omega_gradient
 
 Activation = Literal["tanh", "relu", "clipped_relu"]
@@ -60,9 +60,9 @@ class RnnCell(Cell):
         return fits and device.type == "cuda"
 
     def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        function = torch._VF.rnn_tanh if self.activation == "tanh" else torch._VF.rnn_relu  # nn.RNN's functional form
-        weights = (weight, self.recurrent[k], bias, torch.zeros_like(bias))
-        return function(chain, initial, weights, True, 1, 0.0, torch.is_grad_enabled(), False, False)
+        function = torch._VF.rnn_tanh if self.activation == "tanh" else torch._VF.rnn_relu
+        output, hidden = cudnn_layer(function, chain, initial, weight, self.recurrent[k], bias, torch.zeros_like(bias))
+        return output, hidden
 
 
 class _RnnLoop(torch.autograd.Function):
