@@ -57,8 +57,8 @@ class Report:
 class Result:
     """A row of the table.
 
-    target, paper: as text, empty if there is none. passed: None without a target. seconds: of training and testing.
-    settings: the case, and what it ran on.
+    target, paper: as text, empty if there is none. passed: None without a target, or if cut short. seconds: of training
+    and testing. settings: the case, and what it ran on. cut_short: its time was up before all updates were done.
     """
 
     task: str
@@ -78,6 +78,7 @@ class Result:
     figures: dict[str, float] = field(default_factory=dict)
     curve: list[list[float]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    cut_short: bool = False
 
     def write(self, folder: Path) -> None:
         """Write result.json; numbers that are not finite become text, which every reader of JSON takes."""
@@ -95,13 +96,13 @@ class Result:
         return cls(**values)
 
     def __str__(self) -> str:
-        verdict = {True: "met", False: "MISSED", None: "no target"}[self.passed]
+        verdict = {True: "met", False: "MISSED", None: "not judged"}[self.passed]
         target = f" (target {self.target}: {verdict})" if self.target else ""
         chance = "" if self.chance is None else f", chance {self.chance:.4g}"
         others = "".join(f", {name} {value:.4g}" for name, value in self.figures.items())
         return (
             f"{self.task} {self.case}, seed {self.seed}: {self.figure} {self.value:.4g}{target}{chance}{others};"
-            f" {self.parameters} parameters, {self.steps} updates, {self.seconds:.0f} s"
+            f" {self.parameters} parameters, {self.steps} updates, {self.seconds:.0f} s{', CUT SHORT' * self.cut_short}"
         )
 
 

@@ -66,7 +66,7 @@ class NumberPrediction(MadeTask, Classification):
         optimizer = make_optimizer(model, case.optim)
         generator = torch.Generator().manual_seed(case.seed)
         stages = iter(self.options.lengths[1:])
-        curve, step = Curve(report, case.steps, case.evaluate_every), 0
+        curve, step = Curve(report, case.steps, case.evaluate_every, case.seconds), 0
         for step in range(1, case.steps + 1):
             examples = self.examples(case.batch_size, generator)
             loss = model.loss(examples)
@@ -81,10 +81,13 @@ class NumberPrediction(MadeTask, Classification):
                     self.length = following
                 elif case.stop_at_target and case.target is not None and case.target.holds(value):
                     break
+            if curve.cut_short:
+                break
         self.length = self.options.lengths[-1]  # also where the curriculum did not end: judged on what was asked for
         value, read = self._evaluate(model, "test")
         figures = {"share of numbers read": read / self.length, "times as fast as reading all": self._gain(model, case)}
-        return Outcome(value, sum(p.numel() for p in model.parameters()), step, curve.points, figures)
+        num_parameters = sum(p.numel() for p in model.parameters())
+        return Outcome(value, num_parameters, step, curve.points, figures, curve.cut_short)
 
     @torch.no_grad()
     def _evaluate(self, model: Skimmer, split: Split) -> tuple[float, float]:
