@@ -142,12 +142,12 @@ class Skimmer(nn.Module):
 
     def loss(self, examples: Examples) -> Tensor:
         """The paper's equation 2: jumps are drawn; a right answer is worth +1, a wrong one -1."""
-        trace = self.stack.train().read(self.embedding(examples.inputs), examples.lengths, sample=True)
+        trace = self.stack.train().read(examples.inputs, examples.lengths, sample=True, embed=self.embedding)
         outputs = self.linear(trace.hidden)
         rewards = (outputs.argmax(1) == examples.targets).float() * 2 - 1
         return F.cross_entropy(outputs, examples.targets) + reinforce_loss(trace, rewards).mean()
 
     def answer(self, examples: Examples) -> tuple[Tensor, Tensor]:
         """Outputs (B, V) and the numbers read (B,); jumps are the most probable ones."""
-        trace = self.stack.eval().read(self.embedding(examples.inputs), examples.lengths, sample=False)
+        trace = self.stack.eval().read(examples.inputs, examples.lengths, sample=False, embed=self.embedding)
         return self.linear(trace.hidden), trace.frames_read
