@@ -16,7 +16,7 @@ from asr.sequence.settings import SCALES, load_case, load_recipe
 def main(recipe_file: str) -> None:
     """Run the case that the command line names, of the recipe in whose folder `recipe_file` stands.
 
-    Writes curve.png and result.json into `run_dir` (default: runs/sequence/TASK/SCALE/STACK-SEED).
+    Writes curve.jsonl, curve.png and result.json into `run_dir` (default: runs/sequence/TASK/SCALE/STACK-SEED).
 
     Raises:
         SystemExit: 1 if the target is missed or something is wrong with the data, 2 for a wrong command line.
@@ -49,7 +49,7 @@ def run(folder: Path, arguments: Sequence[str]) -> bool:
     task = tasks.build(recipe.task, case, str(folder / "config.yaml"))
     title = f"{folder.name} {name}"
     start = time.perf_counter()
-    with Report(title, task.curve_figure or task.figure, case.steps) as report:
+    with Report(title, task.curve_figure or task.figure, case.steps, run_dir / "curve.jsonl") as report:
         outcome = task.run(case, report)
     seconds = time.perf_counter() - start
     settings = case.model_dump(mode="json") | {

@@ -1,4 +1,4 @@
-"""How a run tells what it does and what came out: a progress bar, curve.png, result.json."""
+"""How a run tells what it does and what came out: a progress bar, curve.jsonl as it grows, curve.png, result.json."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ from asr.sequence.task import Outcome, Task
 
 
 class Report:
-    """The progress bar of one run, on standard error if that is a terminal.
+    """The progress bar of one run, on standard error if that is a terminal, and its curve so far in a file.
 
     Args:
         title: what runs.
         figure: name of the figure on the validation set.
         total: updates to come.
+        log: gets a line of JSON for each point of the curve at once, which is what a run that is killed leaves.
     """
 
-    def __init__(self, title: str, figure: str, total: int) -> None:
-        self.figure = figure
+    def __init__(self, title: str, figure: str, total: int, log: Path | None = None) -> None:
+        self.figure, self.log = figure, log
+        if log is not None:
+            log.write_text("")
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
         self.bar = Progress(
@@ -50,6 +53,10 @@ class Report:
 
     def point(self, step: int, loss: float, value: float) -> None:
         """A new point of the curve."""
+        if self.log is not None:
+            line = json.dumps(_plain({"updates": step, "loss": loss, self.figure: value}), allow_nan=False)
+            with self.log.open("a") as file:
+                file.write(line + "\n")
         self.bar.update(self.row, completed=step, figures=f"loss {loss:.4g}, {self.figure} {value:.4g}")
 
 

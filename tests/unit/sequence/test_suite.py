@@ -105,6 +105,9 @@ def test_a_run_that_is_cut_short_is_not_judged(
     assert short.cut_short
     assert short.passed is None
     assert short.curve[-1][0] == short.steps < 100_000
+    lines = [json.loads(line) for line in (tmp_path / "run" / "curve.jsonl").read_text().splitlines()]
+    assert [list(line.values()) for line in lines] == short.curve
+    assert set(lines[0]) == {"updates", "loss", "mean squared error"}
     assert "| cut short, of 100,000 updates |" in list(suite.table([short]))[2]
     claims = {"small": [Claim(case="long", at_most="short", margin=1e9)]}
     assert not next(suite.check_claims(claims, [short, replace(short, case="short", cut_short=False)]))[-1]
