@@ -16,7 +16,7 @@ from asr.sequence.settings import SCALES, load_case, load_recipe
 def main(recipe_file: str) -> None:
     """Run the case that the command line names, of the recipe in whose folder `recipe_file` stands.
 
-    Writes curve.png and result.json into `run_dir` (default: runs/sequence/TASK/SCALE/STACK-SEED).
+    Writes curve.jsonl, curve.png and result.json into `run_dir` (default: runs/sequence/TASK/SCALE/STACK-SEED).
 
     Raises:
         SystemExit: 1 if the target is missed or something is wrong with the data, 2 for a wrong command line.
@@ -31,7 +31,7 @@ def main(recipe_file: str) -> None:
 
 
 def run(folder: Path, arguments: Sequence[str]) -> bool:
-    """Run one case; gives whether its target was met (also true if it has none)."""
+    """Run one case; gives whether its target was met (also true if there is none, or no time to reach it)."""
     given = [a.removeprefix("run_dir=") for a in arguments if a.startswith("run_dir=")]
     recipe, scale, name, case = load_case(folder, [a for a in arguments if not a.startswith("run_dir=")])
     run_dir = Path(given[-1] if given else f"runs/sequence/{folder.name}/{scale}/{name}-{case.seed}")
@@ -49,7 +49,7 @@ def run(folder: Path, arguments: Sequence[str]) -> bool:
     task = tasks.build(recipe.task, case, str(folder / "config.yaml"))
     title = f"{folder.name} {name}"
     start = time.perf_counter()
-    with Report(title, task.curve_figure or task.figure, case.steps) as report:
+    with Report(title, task.curve_figure or task.figure, case.steps, run_dir / "curve.jsonl") as report:
         outcome = task.run(case, report)
     seconds = time.perf_counter() - start
     settings = case.model_dump(mode="json") | {
@@ -65,7 +65,7 @@ def run(folder: Path, arguments: Sequence[str]) -> bool:
         value=outcome.value,
         chance=task.chance,
         target="" if case.target is None else str(case.target),
-        passed=None if case.target is None else case.target.holds(outcome.value),
+        passed=case.target.holds(outcome.value) if case.target is not None and not outcome.cut_short else None,
         paper=case.paper,
         parameters=outcome.parameters,
         steps=outcome.steps,
@@ -73,6 +73,7 @@ def run(folder: Path, arguments: Sequence[str]) -> bool:
         higher_is_better=task.higher_is_better,
         figures=outcome.figures,
         curve=[list(point) for point in outcome.curve],
+        cut_short=outcome.cut_short,
         settings=settings,
     )
     result.write(run_dir)

@@ -1,4 +1,4 @@
-"""How a run tells what it does and what came out: a progress bar, curve.png, result.json."""
+"""How a run tells what it does and what came out: a progress bar, curve.jsonl as it grows, curve.png, result.json."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ from asr.sequence.task import Outcome, Task
 
 
 class Report:
-    """The progress bar of one run, on standard error if that is a terminal.
+    """The progress bar of one run, on standard error if that is a terminal, and its curve so far in a file.
 
     Args:
         title: what runs.
         figure: name of the figure on the validation set.
         total: updates to come.
+        log: gets a line of JSON for each point of the curve at once, which is what a run that is killed leaves.
     """
 
-    def __init__(self, title: str, figure: str, total: int) -> None:
-        self.figure = figure
+    def __init__(self, title: str, figure: str, total: int, log: Path | None = None) -> None:
+        self.figure, self.log = figure, log
+        if log is not None:
+            log.write_text("")
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
         self.bar = Progress(
@@ -50,6 +53,10 @@ class Report:
 
     def point(self, step: int, loss: float, value: float) -> None:
         """A new point of the curve."""
+        if self.log is not None:
+            line = json.dumps(_plain({"updates": step, "loss": loss, self.figure: value}), allow_nan=False)
+            with self.log.open("a") as file:
+                file.write(line + "\n")
         self.bar.update(self.row, completed=step, figures=f"loss {loss:.4g}, {self.figure} {value:.4g}")
 
 
@@ -57,8 +64,8 @@ class Report:
 class Result:
     """A row of the table.
 
-    target, paper: as text, empty if there is none. passed: None without a target. seconds: of training and testing.
-    settings: the case, and what it ran on.
+    target, paper: as text, empty if there is none. passed: None without a target, or if cut short. seconds: of training
+    and testing. settings: the case, and what it ran on. cut_short: its time was up before all updates were done.
     """
 
     task: str
@@ -78,6 +85,7 @@ class Result:
     figures: dict[str, float] = field(default_factory=dict)
     curve: list[list[float]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    cut_short: bool = False
 
     def write(self, folder: Path) -> None:
         """Write result.json; numbers that are not finite become text, which every reader of JSON takes."""
@@ -95,13 +103,13 @@ class Result:
         return cls(**values)
 
     def __str__(self) -> str:
-        verdict = {True: "met", False: "MISSED", None: "no target"}[self.passed]
+        verdict = {True: "met", False: "MISSED", None: "not judged"}[self.passed]
         target = f" (target {self.target}: {verdict})" if self.target else ""
         chance = "" if self.chance is None else f", chance {self.chance:.4g}"
         others = "".join(f", {name} {value:.4g}" for name, value in self.figures.items())
         return (
             f"{self.task} {self.case}, seed {self.seed}: {self.figure} {self.value:.4g}{target}{chance}{others};"
-            f" {self.parameters} parameters, {self.steps} updates, {self.seconds:.0f} s"
+            f" {self.parameters} parameters, {self.steps} updates, {self.seconds:.0f} s{', CUT SHORT' * self.cut_short}"
         )
 
 

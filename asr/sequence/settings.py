@@ -90,6 +90,9 @@ class Case(Section):
     optim: Optim = Optim()
     batch_size: PositiveInt = 32
     steps: PositiveInt = Field(1000, description="updates")
+    seconds: NonNegativeFloat = Field(
+        0.0, description="of training, after which it is cut short: tested, but not judged by the target; 0: no limit"
+    )
     evaluate_every: PositiveInt = Field(100, description="updates between two looks at the validation set")
     stop_at_target: bool = Field(False, description="end when the validation figure satisfies the target")
     target: Target | None = None
@@ -97,6 +100,11 @@ class Case(Section):
     seed: NonNegativeInt = 1
     threads: PositiveInt = 1
     device: Literal["auto", "cpu", "cuda"] = "cpu"
+    graph: bool = Field(
+        False,
+        description="on a GPU: record an update's forward and backward pass once, as a CUDA graph; pays where a model"
+        " is small and batches are of one shape, and is not for stacks that look at values on their way",
+    )
     data: Data = Data()
     sanity: bool = Field(False, description="part of `make sanity`")
 

@@ -56,18 +56,23 @@ def run(recipes: Path, arguments: Sequence[str]) -> bool:
     """Run all; gives whether every target and claim holds."""
     there = sorted(path.parent.name for path in recipes.glob("*/config.yaml"))
     options = _parser(there).parse_args(arguments)
-    for name in options.tasks:
+    wanted = [given.partition("/")[::2] for given in options.tasks] or [(name, "") for name in there]
+    for name, _ in wanted:
         if name not in there:
             raise ConfigError(f"got {name!r}, expected one of {', '.join(there)}{did_you_mean(name, there)}")
-    suite = {name: load_recipe(recipes / name) for name in options.tasks or there}
+    suite = {name: load_recipe(recipes / name) for name, _ in wanted}
     if options.check:
         check(recipes, suite)
         return True
+    chosen = {
+        name: _chosen(name, recipe, options, [case for task, case in wanted if task == name])
+        for name, recipe in suite.items()
+    }
     jobs = [
         Job(recipes / name, case, options.scale, seed, options.folder / name / options.scale / f"{case}-{seed}",
             tuple(options.set))
-        for name, recipe in suite.items()
-        for case in _chosen(recipe, options.scale, options.sanity)
+        for name, cases in chosen.items()
+        for case in cases
         for seed in range(1, options.seeds + 1)
     ]  # fmt: skip
     if not jobs:
@@ -77,7 +82,10 @@ def run(recipes: Path, arguments: Sequence[str]) -> bool:
         results[job] = result
         print(result if isinstance(result, Result) else f"{job.folder.name} {job.case} FAILED: {result}", flush=True)
     done = [result for result in results.values() if isinstance(result, Result)]
-    claims = {name: list(_claims(recipe, options.scale, options.sanity)) for name, recipe in suite.items()}
+    claims = {
+        name: [c for c in _claims(recipe, options.scale, options.sanity) if {c.case, c.other} <= set(chosen[name])]
+        for name, recipe in suite.items()
+    }
     verdicts = list(check_claims(claims, done))
     print()
     print("\n".join(table(done)))
@@ -117,6 +125,8 @@ def table(results: Iterable[Result]) -> Iterator[str]:
         passed = [r.passed for r in runs]
         verdict = "-" if None in passed else f"{sum(map(bool, passed))} of {len(runs)} met" if len(runs) > 1 else ""
         verdict = verdict or ("met" if passed[0] else "MISSED")
+        if any(r.cut_short for r in runs):
+            verdict = f"cut short, of {first.settings['steps']:,} updates"
         columns = (
             task, case, f"{first.parameters:,}", f"{first.figure} {_spread([r.value for r in runs])}",
             first.target or "-", first.paper or "-", verdict,
@@ -136,10 +146,14 @@ def claim_table(verdicts: Iterable[tuple[str, Claim, float, float, bool]]) -> It
 def check_claims(
     claims: Mapping[str, Iterable[Claim]], results: Iterable[Result]
 ) -> Iterator[tuple[str, Claim, float, float, bool]]:
-    """Compare the mean figures of the cases that claims speak of; a case without a result breaks its claim."""
+    """Compare the mean figures of the cases that claims speak of.
+
+    A case without a result breaks its claim, and so does one that was cut short.
+    """
     figures: dict[tuple[str, str], list[float]] = {}
     for result in results:
-        figures.setdefault((result.task, result.case), []).append(result.value)
+        value = math.nan if result.cut_short else result.value
+        figures.setdefault((result.task, result.case), []).append(value)
     for task, wanted in claims.items():
         for claim in wanted:
             value, other = (mean(figures.get((task, case), [math.nan])) for case in (claim.case, claim.other))
@@ -150,11 +164,22 @@ def _claims(recipe: Recipe, scale: Scale, sanity: bool) -> Iterator[Claim]:
     return (claim for claim in recipe.claims.get(scale, ()) if claim.sanity or not sanity)
 
 
-def _chosen(recipe: Recipe, scale: Scale, sanity: bool) -> list[str]:
-    """The cases to run: all, or those of `make sanity` with the ones that its claims compare."""
-    cases = recipe.cases(scale)
-    compared = {name for claim in _claims(recipe, scale, sanity) for name in (claim.case, claim.other)}
-    return [name for name, case in cases.items() if not sanity or case.sanity or name in compared]
+def _chosen(task: str, recipe: Recipe, options: argparse.Namespace, wanted: Sequence[str]) -> list[str]:
+    """The cases to run: the ones that are wanted, all (wanted as ""), or those of `make sanity` and of its claims.
+
+    Raises:
+        ConfigError: there is no such case.
+    """
+    cases = recipe.cases(options.scale)
+    for name in wanted:
+        if name and name not in cases:
+            hint = did_you_mean(name, list(cases))
+            raise ConfigError(
+                f"got {task}/{name}, expected a case of --scale {options.scale}: {', '.join(cases)}{hint}"
+            )
+    compared = {name for claim in _claims(recipe, options.scale, options.sanity) for name in (claim.case, claim.other)}
+    sane = {name for name, case in cases.items() if not options.sanity or case.sanity or name in compared}
+    return [name for name in cases if name in sane and ("" in wanted or name in wanted)]
 
 
 def _run(jobs: Sequence[Job], num_workers: int) -> Iterator[tuple[Job, Result | str]]:
@@ -177,7 +202,7 @@ def _spread(values: Sequence[float]) -> str:
 
 def _parser(there: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="run_all.py", description="Run the sequence recipes; print one table.")
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"default: all of {', '.join(there)}")
+    parser.add_argument("tasks", nargs="*", metavar="TASK[/CASE]", help=f"default: all of {', '.join(there)}")
     parser.add_argument("--scale", choices=SCALES, default="quick")
     parser.add_argument("--sanity", action="store_true", help="only the cases that are quick and telling")
     parser.add_argument("--check", action="store_true", help="validate every case, train nothing")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -35,10 +35,19 @@ class Examples:
     targets: Tensor
     times: Tensor | None = None
 
+    def tensors(self) -> list[Tensor]:
+        """All that there are."""
+        return [self.inputs, self.lengths, self.targets, *([] if self.times is None else [self.times])]
+
+    def clone(self) -> Examples:
+        """The same in memory of its own."""
+        return Examples(*(tensor.clone() for tensor in self.tensors()))
+
     def to(self, device: torch.device) -> Examples:
-        """The same on another device."""
-        moved = {name: getattr(self, name).to(device) for name in ("inputs", "lengths", "targets")}
-        return replace(self, **moved, times=None if self.times is None else self.times.to(device))
+        """The same on another device; to a GPU they go from pinned memory, so that the host need not wait for it."""
+        if device.type != "cuda":
+            return Examples(*(tensor.to(device) for tensor in self.tensors()))
+        return Examples(*(tensor.pin_memory().to(device, non_blocking=True) for tensor in self.tensors()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +56,7 @@ class Outcome:
 
     value: the task's figure on the test set. parameters: how many were trained. steps: updates.
     curve: (updates, mean training loss since the last point, figure on the validation set).
-    figures: whatever else is worth a line.
+    figures: whatever else is worth a line. cut_short: the time was up before the updates were done.
     """
 
     value: float
@@ -55,6 +64,7 @@ class Outcome:
     steps: int
     curve: list[tuple[int, float, float]]
     figures: dict[str, float] = field(default_factory=dict)
+    cut_short: bool = False
 
 
 class Task(ABC):

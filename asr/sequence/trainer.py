@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,7 @@ from asr.errors import ConfigError
 from asr.nn.cells import RnnCell
 from asr.nn.cells.rnn import set_vanishing_regularizer
 from asr.sequence.model import SequenceModel
+from asr.sequence.recording import Recorder
 from asr.sequence.report import Report
 from asr.sequence.settings import Case, Optim
 from asr.sequence.task import Examples, Outcome, Split, SupervisedTask
@@ -34,14 +36,19 @@ def fit(task: SupervisedTask, case: Case, report: Report) -> Outcome:
     set_vanishing_regularizer(model, case.optim.vanishing_regularizer)
     optimizer = make_optimizer(model, case.optim)
     generator = torch.Generator().manual_seed(case.seed)
-    curve = Curve(report, case.steps, case.evaluate_every)
+
+    def compute(examples: Examples) -> Tensor:
+        return set_gradients(model, task.loss(model(examples), examples), case.optim)
+
+    if case.graph and device.type == "cuda":
+        compute = Recorder(compute, model)
+    curve = Curve(report, case.steps, case.evaluate_every, case.seconds)
     best, best_weights = math.nan, copy.deepcopy(model.state_dict())
     step = 0
     for step, examples in zip(range(1, case.steps + 1), task.batches(case.batch_size, generator), strict=False):
-        examples = examples.to(device)
         model.train()
-        loss = task.loss(model(examples), examples)
-        update(model, optimizer, loss, case.optim)
+        loss = compute(examples.to(device))
+        optimizer.step()
         if not curve.due(step, loss):
             continue
         finite = math.isfinite(curve.mean_loss)
@@ -52,12 +59,12 @@ def fit(task: SupervisedTask, case: Case, report: Report) -> Outcome:
         if not (value <= best if task.higher_is_better else value >= best):  # also the first one
             best, best_weights = value, copy.deepcopy(model.state_dict())
         reduce_learning_rate(optimizer, case.optim, [v for *_, v in curve.points], task.higher_is_better)
-        if case.stop_at_target and case.target is not None and case.target.holds(value):
+        if curve.cut_short or (case.stop_at_target and case.target is not None and case.target.holds(value)):
             break
     model.load_state_dict(best_weights)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     value, figures = test(model, task, device)
-    return Outcome(value, parameters, step, curve.points, figures)
+    return Outcome(value, parameters, step, curve.points, figures, curve.cut_short)
 
 
 class Curve:
@@ -69,12 +76,18 @@ class Curve:
         report: is told of every update and every look.
         num_steps: updates of the whole training.
         every: updates between two looks.
+        seconds: from now on, after which a last look is due; 0: no limit.
+
+    Attributes:
+        cut_short: whether the time was up before all updates were done; the training is to end then.
     """
 
-    def __init__(self, report: Report, num_steps: int, every: int) -> None:
+    def __init__(self, report: Report, num_steps: int, every: int, seconds: float = 0.0) -> None:
         self.report, self.num_steps, self.every = report, num_steps, every
         self.points: list[tuple[int, float, float]] = []
         self.mean_loss = math.nan
+        self.cut_short = False
+        self._deadline = time.perf_counter() + (seconds or math.inf)
         self._step = 0
         self._losses: list[Tensor] = []
 
@@ -83,7 +96,8 @@ class Curve:
         self._step = step
         self._losses.append(loss.detach())
         self.report.step(step)
-        if step % self.every and step != self.num_steps:
+        self.cut_short = step < self.num_steps and time.perf_counter() >= self._deadline
+        if step % self.every and step != self.num_steps and not self.cut_short:
             return False
         self.mean_loss = torch.stack(self._losses).mean().item()
         self._losses.clear()
@@ -97,11 +111,17 @@ class Curve:
 
 def update(model: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, optim: Optim) -> None:
     """Take one step down the gradient of `loss`."""
-    optimizer.zero_grad(set_to_none=True)
+    set_gradients(model, loss, optim)
+    optimizer.step()
+
+
+def set_gradients(model: torch.nn.Module, loss: Tensor, optim: Optim) -> Tensor:
+    """Make the gradients of `loss` the parameters', clipped as `optim` says; gives the loss, detached."""
+    model.zero_grad(set_to_none=True)
     loss.backward()
     if optim.gradient_clip:
         clip_gradients(model, optim.gradient_clip)
-    optimizer.step()
+    return loss.detach()
 
 
 def build_model(task: SupervisedTask, case: Case) -> SequenceModel:
@@ -136,13 +156,14 @@ def clip_gradients(model: torch.nn.Module, largest_norm: float) -> None:
     A gradient that overflowed has none. In its place simple recurrent matrices shrink a little, and all else stays as
     it is (Pascanu et al. 2013, code).
     """
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), largest_norm)
-    if float(norm) <= TRUSTED_NORM:  # never of a NaN
+    trusted = torch.nn.utils.clip_grad_norm_(model.parameters(), largest_norm) <= TRUSTED_NORM  # never of a NaN
+    if not trusted.is_cuda and trusted:  # a GPU would have to be waited for to know
         return
     recurrent = {cell.recurrent for cell in model.modules() if isinstance(cell, RnnCell)}
     for parameter in model.parameters():
         if parameter.grad is not None:
-            parameter.grad = SHRINKAGE * parameter.detach() if parameter in recurrent else torch.zeros_like(parameter)
+            instead = SHRINKAGE * parameter.detach() if parameter in recurrent else torch.zeros_like(parameter)
+            parameter.grad = torch.where(trusted, parameter.grad, instead)
 
 
 def reduce_learning_rate(
@@ -185,13 +206,14 @@ def _ratios(
     device: torch.device,
     measure: Callable[[Tensor, Examples], dict[str, tuple[Tensor, Tensor]]],
 ) -> dict[str, float]:
-    """Sums over a set divided by counts over it, by name."""
+    """Sums over a set divided by counts over it, by name. They stay on the device until the end."""
     model.eval()
     sums: dict[str, Tensor] = {}
     for examples in task.evaluation(split):
         examples = examples.to(device)
         for name, pair in measure(model(examples), examples).items():
-            sums[name] = sums.get(name, torch.zeros(2).double()) + torch.stack([x.double().cpu() for x in pair])
+            both = torch.stack([x.double().to(device) for x in pair])
+            sums[name] = sums[name] + both if name in sums else both
     return {name: float(total / count) for name, (total, count) in sums.items()}
 
 

@@ -135,10 +135,11 @@ class Skip(Stack):
 
     def read(
         self,
-        inputs: Float[Tensor, "B S D"],
+        inputs: Float[Tensor, "B S D"] | Int[Tensor, "B S"],
         lengths: Int[Tensor, "B"],
         sample: bool,
         jumps: Int[Tensor, "B M"] | None = None,
+        embed: Callable[[Tensor], Tensor] | None = None,
     ) -> SkipTrace:
         """Read sequences from their start until each stops: a jump of 0, the R frames after N jumps, or its end.
 
@@ -147,14 +148,21 @@ class Skip(Stack):
             lengths: (B,).
             sample: draw the jumps, from torch's generator; else take the most probable ones.
             jumps: take these instead, M at least as many as there are decisions.
+            embed: symbols (...) -> frames (..., D), where `inputs` are symbols; called for those that are read.
         """
-        return self._whole(inputs, lengths, _Chooser(sample, jumps), stops=True)[1]
+        chooser = _Chooser(sample, jumps)
+        state = self.initial_state(len(inputs), inputs)
+        walk = self._walk(inputs, lengths, state, chooser, stops=True, embed=embed)
+        return self._trace(self._reads(inputs, walk, embed), walk, chooser)[1]
 
     def skim(
         self, inputs: Float[Tensor, "B S D"], lengths: Int[Tensor, "B"], sample: bool
     ) -> tuple[Float[Tensor, "B S E"], SkipTrace]:
         """Do as `forward`, but draw the jumps if `sample`; with the trace that `reinforce_loss` needs."""
-        return self._whole(inputs, lengths, _Chooser(sample), stops=False)
+        chooser = _Chooser(sample)
+        walk = self._walk(inputs, lengths, self.initial_state(len(inputs), inputs), chooser, stops=False)
+        reads, trace = self._trace(self._reads(inputs, walk), walk, chooser)
+        return zero_padding(walk.held(reads), lengths), trace
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         walk = self._walk(inputs, lengths, self.initial_state(len(inputs), inputs), _most_probable, stops=False)
@@ -184,11 +192,9 @@ class Skip(Stack):
     def _deciding(self) -> list[nn.Parameter]:
         return [*self.policy.parameters(), *self.baseline.parameters()]
 
-    def _whole(self, inputs: Tensor, lengths: Tensor, chooser: _Chooser, *, stops: bool) -> tuple[Tensor, SkipTrace]:
-        """Outputs of every frame, and the trace."""
-        walk = self._walk(inputs, lengths, self.initial_state(len(inputs), inputs), chooser, stops=stops)
-        reads = self._reads(inputs, walk)
-        jumps, decided = chooser.taken(len(inputs), inputs.device)
+    def _trace(self, reads: Tensor, walk: _Walk, chooser: _Chooser) -> tuple[Tensor, SkipTrace]:
+        """Reads with dropout, and the trace."""
+        jumps, decided = chooser.taken(len(reads), reads.device)
         # All start together, so that a decision comes with every R-th read.
         hidden = reads[:, self.tokens_between_jumps - 1 :: self.tokens_between_jumps][:, : jumps.shape[1]]
         with torch.autocast(hidden.device.type, enabled=False):
@@ -204,10 +210,19 @@ class Skip(Stack):
             jumps=jumps.masked_fill(~decided, 0),
             frames_read=frames_read,
         )
-        return zero_padding(walk.held(reads), lengths), trace
+        return reads, trace
 
     @torch.no_grad()
-    def _walk(self, inputs: Tensor, lengths: Tensor, state: SkipState, choose: Choose, *, stops: bool) -> _Walk:
+    def _walk(
+        self,
+        inputs: Tensor,
+        lengths: Tensor,
+        state: SkipState,
+        choose: Choose,
+        *,
+        stops: bool,
+        embed: Callable[[Tensor], Tensor] | None = None,
+    ) -> _Walk:
         """Find which frames are read. Every item goes at its own pace, one frame of each in a turn of the loop.
 
         There is no gradient through a jump. That of what is read is taken afterwards, for all reads at once (`_reads`):
@@ -220,7 +235,7 @@ class Skip(Stack):
         recurrent = [layer.cell.recurrent[0].T for layer in self._layers]  # type: ignore[index, union-attr]
         positions, actives, tops = [], [], []
         while bool((active := position < lengths).any()):
-            current = inputs[rows, position.clamp(max=last)]
+            current = _embedded(inputs[rows, position.clamp(max=last)], embed)
             for index, layer in enumerate(self._layers):
                 gates = layer.projection(current).to(cell[index].dtype).addmm_(hidden[index], recurrent[index])
                 candidate = torch.tanh(gates.chunk(4, -1)[2])
@@ -255,16 +270,22 @@ class Skip(Stack):
             after,
         )
 
-    def _reads(self, inputs: Tensor, walk: _Walk) -> Float[Tensor, "B M D"]:
+    def _reads(
+        self, inputs: Tensor, walk: _Walk, embed: Callable[[Tensor], Tensor] | None = None
+    ) -> Float[Tensor, "B M D"]:
         """The top hidden state after each read; with their gradient, if one is wanted."""
         if not torch.is_grad_enabled() or not walk.positions.shape[1]:
             return walk.tops
         rows = torch.arange(len(inputs), device=inputs.device)[:, None]
-        current = inputs[rows, walk.positions.masked_fill(~walk.active, 0)]
+        current = _embedded(inputs[rows, walk.positions.masked_fill(~walk.active, 0)], embed)
         for index, layer in enumerate(self._layers):
             state = torch.cat((walk.before.hidden[:, index], walk.before.cell[:, index]), -1)[:, None]
             current, _ = layer.step(current, state)
         return current
+
+
+def _embedded(frames: Tensor, embed: Callable[[Tensor], Tensor] | None) -> Tensor:
+    return frames if embed is None else embed(frames)
 
 
 class _Walk(NamedTuple):

@@ -1,7 +1,7 @@
 """One file = one task, found by its file name: `Options`, what can be set, and `build(options, data)`, the task.
 
 A task that does not train as the others do may also name the case's settings that mean nothing to it, as
-`UNUSED_SETTINGS`; one that is given all the same is an error.
+`UNUSED_SETTINGS`, and those of which it knows one value only, as `FIXED_SETTINGS`; to give another is an error.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ def check_options(name: str, case: Case, source: str) -> Section:
         value, default = attrgetter(key)(case), attrgetter(key)(defaults)
         if value != default:
             raise ConfigError(f"{source}: {key}: got {value!r}, but the task {name} does not use it; leave it out")
+    for key, only in getattr(task, "FIXED_SETTINGS", {}).items():
+        value = attrgetter(key)(case)
+        if value != only:
+            raise ConfigError(f"{source}: {key}: got {value!r}, but the task {name} knows {only!r} only")
     with describe_mistakes(source, "options."):
         return task.Options.model_validate(case.options)
 

@@ -72,6 +72,27 @@ SENTENCES = tuple(
     )
 )
 
+UNUSED_SETTINGS = (  # a net of its own, an update after each frame
+    "stack",
+    "embedding_size",
+    "readout_deviation",
+    "readout_dropout",
+    "optim.momentum",
+    "optim.squared_average",
+    "optim.gradient_clip",
+    "optim.weight_decay",
+    "optim.vanishing_regularizer",
+    "optim.reduce_factor",
+    "optim.reduce_after",
+    "optim.reduce_from",
+    "batch_size",
+    "stop_at_target",
+    "device",
+    "graph",
+    "seconds",
+)
+FIXED_SETTINGS = {"optim.name": "sgd"}
+
 
 class Options(Section):
     """Options of Elman's simulations."""

@@ -31,6 +31,20 @@ CONTRACT_LAG = 4
 SPEED = 0.18  # of the price's adjustment in the iteration; it does not change where the iteration ends
 TOLERANCE, MAX_ITERATIONS = 1e-13, 5000
 
+UNUSED_SETTINGS = (  # an economy, fitted by L-BFGS
+    "stack",
+    "embedding_size",
+    "readout_deviation",
+    "readout_dropout",
+    "optim",
+    "batch_size",
+    "evaluate_every",
+    "stop_at_target",
+    "device",
+    "graph",
+    "seconds",
+)
+
 
 class Options(Section):
     """Options of the gas market."""

@@ -26,6 +26,17 @@ from asr.sequence.settings import Case, Data
 from asr.sequence.task import HELD_OUT_SEEDS, Outcome, Split, Task
 from asr.sequence.trainer import Curve, choose_device, make_optimizer, update
 
+UNUSED_SETTINGS = (  # an agent of its own, whose one read-out is as torch draws it
+    "embedding_size",
+    "readout_deviation",
+    "readout_dropout",
+    "optim.reduce_factor",
+    "optim.reduce_after",
+    "optim.reduce_from",
+    "optim.vanishing_regularizer",
+    "graph",
+)
+
 CORRIDOR, RED_KEY, BLUE_KEY, JUNCTION, NUM_SIGHTS = 0, 1, 2, 3, 4
 LEFT, RIGHT, RED_DOOR, BLUE_DOOR, NUM_ACTIONS = 0, 1, 2, 3, 4
 
@@ -128,7 +139,7 @@ class KeyDoor(Task):
         optimizer = make_optimizer(agent, case.optim)
         generator = torch.Generator().manual_seed(case.seed)
         draws = torch.Generator(device).manual_seed(case.seed)
-        curve = Curve(report, case.steps, case.evaluate_every)
+        curve = Curve(report, case.steps, case.evaluate_every, case.seconds)
         best, best_weights = -1.0, agent.state_dict()
         step = moves = 0
         for step in range(1, case.steps + 1):
@@ -143,12 +154,14 @@ class KeyDoor(Task):
             curve.add(value)
             if value > best:  # a policy may be lost again
                 best, best_weights = value, copy.deepcopy(agent.state_dict())
-            if case.stop_at_target and case.target is not None and case.target.holds(value):
+            reached = case.stop_at_target and case.target is not None and case.target.holds(value)
+            if reached or curve.cut_short:
                 break
         agent.load_state_dict(best_weights)
         value, mean_moves = self._evaluate(agent, "test", device)
         figures = {"moves of an episode": mean_moves, "million moves in training": moves / 1e6}
-        return Outcome(value, sum(p.numel() for p in agent.parameters()), step, curve.points, figures)
+        num_parameters = sum(p.numel() for p in agent.parameters())
+        return Outcome(value, num_parameters, step, curve.points, figures, curve.cut_short)
 
     def _evaluate(self, agent: Agent, split: Split, device: torch.device) -> tuple[float, float]:
         """The success rate, and the mean number of moves."""

@@ -66,7 +66,7 @@ class NumberPrediction(MadeTask, Classification):
         optimizer = make_optimizer(model, case.optim)
         generator = torch.Generator().manual_seed(case.seed)
         stages = iter(self.options.lengths[1:])
-        curve, step = Curve(report, case.steps, case.evaluate_every), 0
+        curve, step = Curve(report, case.steps, case.evaluate_every, case.seconds), 0
         for step in range(1, case.steps + 1):
             examples = self.examples(case.batch_size, generator)
             loss = model.loss(examples)
@@ -81,10 +81,13 @@ class NumberPrediction(MadeTask, Classification):
                     self.length = following
                 elif case.stop_at_target and case.target is not None and case.target.holds(value):
                     break
+            if curve.cut_short:
+                break
         self.length = self.options.lengths[-1]  # also where the curriculum did not end: judged on what was asked for
         value, read = self._evaluate(model, "test")
         figures = {"share of numbers read": read / self.length, "times as fast as reading all": self._gain(model, case)}
-        return Outcome(value, sum(p.numel() for p in model.parameters()), step, curve.points, figures)
+        num_parameters = sum(p.numel() for p in model.parameters())
+        return Outcome(value, num_parameters, step, curve.points, figures, curve.cut_short)
 
     @torch.no_grad()
     def _evaluate(self, model: Skimmer, split: Split) -> tuple[float, float]:
@@ -139,12 +142,12 @@ class Skimmer(nn.Module):
 
     def loss(self, examples: Examples) -> Tensor:
         """The paper's equation 2: jumps are drawn; a right answer is worth +1, a wrong one -1."""
-        trace = self.stack.train().read(self.embedding(examples.inputs), examples.lengths, sample=True)
+        trace = self.stack.train().read(examples.inputs, examples.lengths, sample=True, embed=self.embedding)
         outputs = self.linear(trace.hidden)
         rewards = (outputs.argmax(1) == examples.targets).float() * 2 - 1
         return F.cross_entropy(outputs, examples.targets) + reinforce_loss(trace, rewards).mean()
 
     def answer(self, examples: Examples) -> tuple[Tensor, Tensor]:
         """Outputs (B, V) and the numbers read (B,); jumps are the most probable ones."""
-        trace = self.stack.eval().read(self.embedding(examples.inputs), examples.lengths, sample=False)
+        trace = self.stack.eval().read(examples.inputs, examples.lengths, sample=False, embed=self.embedding)
         return self.linear(trace.hidden), trace.frames_read

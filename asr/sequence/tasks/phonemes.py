@@ -51,6 +51,7 @@ UNUSED_SETTINGS = (  # this task looks at its test set after each epoch, and ann
     "evaluate_every",
     "stop_at_target",
     "device",
+    "graph",
 )
 
 
@@ -105,7 +106,7 @@ class Phonemes(Task):
         set_vanishing_regularizer(model, case.optim.vanishing_regularizer)
         optimizer = make_optimizer(model, case.optim)
         per_epoch = -(-len(self.train) // case.batch_size)
-        curve, step = Curve(report, case.steps, per_epoch), 0
+        curve, step = Curve(report, case.steps, per_epoch, case.seconds), 0
         for step, batch in zip(range(1, case.steps + 1), self._batches(case.batch_size, generator), strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = case.optim.learning_rate / ANNEAL ** ((step - 1) // per_epoch)
@@ -113,11 +114,14 @@ class Phonemes(Task):
             update(model, optimizer, loss, case.optim)
             if curve.due(step, loss):
                 curve.add(model.error_rate(self.test))
+            if curve.cut_short:
+                break
         values = [value for *_, value in curve.points]
         figures = {f"after epoch {i}": value for i, value in enumerate(values, 1)}
         for name, noisy in (("noisy ones", True), ("quiet ones", False)):
             figures[name] = model.error_rate([u for u in self.test if u.noisy is noisy])
-        return Outcome(values[-1], sum(p.numel() for p in model.parameters()), step, curve.points, figures)
+        num_parameters = sum(p.numel() for p in model.parameters())
+        return Outcome(values[-1], num_parameters, step, curve.points, figures, curve.cut_short)
 
     def _batches(self, batch_size: int, generator: torch.Generator) -> Iterator[list[Utterance]]:
         by_length = sorted(range(len(self.train)), key=lambda i: len(self.train[i].features))

@@ -34,6 +34,7 @@ UNUSED_SETTINGS = (  # an encoder-decoder of its own, judged by its last look
     "optim.vanishing_regularizer",
     "stop_at_target",
     "device",
+    "graph",
 )
 
 
@@ -67,7 +68,7 @@ class Reversal(Task):
         model = EncoderDecoder(case, self.options.num_symbols)
         optimizer = make_optimizer(model, case.optim)
         lengths = range(self.options.shortest, self.options.longest + 1)
-        curve = Curve(report, case.steps, case.evaluate_every)
+        curve, step = Curve(report, case.steps, case.evaluate_every, case.seconds), 0
         for step in range(1, case.steps + 1):
             sizes = torch.randint(lengths.start, lengths.stop, (case.batch_size,), generator=generator)
             symbols = torch.randint(self.options.num_symbols, (case.batch_size, int(sizes.max())), generator=generator)
@@ -76,9 +77,12 @@ class Reversal(Task):
             if curve.due(step, loss):
                 self.by_length = {length: self._accuracy(model, length) for length in lengths}
                 curve.add(self._fall())
+            if curve.cut_short:
+                break
         shown = [length for length in (5, 8, 10, 15, 20) if length in self.by_length]
         figures = {f"length {length}": self.by_length[length] for length in shown}
-        return Outcome(self._fall(), sum(p.numel() for p in model.parameters()), case.steps, curve.points, figures)
+        num_parameters = sum(p.numel() for p in model.parameters())
+        return Outcome(self._fall(), num_parameters, step, curve.points, figures, curve.cut_short)
 
     def draw(self, folder: Path) -> list[Path]:
         from matplotlib.figure import Figure

@@ -19,6 +19,26 @@ from asr.sequence.task import Outcome, Task
 
 NUM_BITS, NUM_HIDDEN, SPREAD = 6, 2, 0.3
 
+UNUSED_SETTINGS = (  # nets of its own, over all strings at once
+    "stack",
+    "embedding_size",
+    "readout_deviation",
+    "readout_dropout",
+    "optim.squared_average",
+    "optim.gradient_clip",
+    "optim.weight_decay",
+    "optim.vanishing_regularizer",
+    "optim.reduce_factor",
+    "optim.reduce_after",
+    "optim.reduce_from",
+    "batch_size",
+    "stop_at_target",
+    "device",
+    "graph",
+    "seconds",
+)
+FIXED_SETTINGS = {"optim.name": "sgd"}
+
 
 class Options(Section):
     """Options of symmetry."""

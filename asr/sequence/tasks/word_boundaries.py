@@ -78,6 +78,7 @@ class WordBoundaries(MadeTask):
         found, ends = [], []
         with torch.no_grad():
             for examples in self.evaluation("test"):
+                examples = examples.to(self.model.linear.weight.device)
                 inputs = F.one_hot(examples.inputs, NUM_LETTERS).float()
                 found.append(stack.eval().boundaries(inputs, examples.lengths))
                 ends.append(examples.targets[..., 1].bool())

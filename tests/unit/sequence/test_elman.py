@@ -137,4 +137,4 @@ def test_a_run_is_decided_by_its_seed_and_a_wrong_simulation_is_refused() -> Non
     assert [step for step, *_ in first.curve] == [20, 30]
     assert first.parameters == 2 * (1 + 2 + 1) + (2 + 1)
     with pytest.raises(ConfigError, match="simulation"):
-        tasks.build("elman", Case(options={"simulation": "sentences"}), "test")
+        tasks.build("elman", Case(options={"simulation": "sentences"}, optim=Optim(name="sgd")), "test")

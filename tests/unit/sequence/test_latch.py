@@ -49,8 +49,9 @@ def test_each_nets_gradient_is_clipped_by_itself() -> None:
 
 
 def test_a_run_is_decided_by_its_seed() -> None:
-    task = tasks.build("latch", Case(options={"lengths": [4, 6], "num_seeds": 2}), "test")
-    case = Case(steps=5, batch_size=8, optim=Optim(name="sgd", learning_rate=0.01, gradient_clip=1.0))
+    options = {"lengths": [4, 6], "num_seeds": 2}
+    case = Case(options=options, steps=5, batch_size=8, optim=Optim(name="sgd", learning_rate=0.01, gradient_clip=1.0))
+    task = tasks.build("latch", case, "test")
     with Report("test", task.figure, case.steps) as report:
         first, second = task.run(case, report), task.run(case, report)
     assert first == second

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,37 @@ def test_a_run_that_fails_is_told_and_counted(
     said = capsys.readouterr().out
     assert "2 runs failed" in said
     assert "options.length" in said
+
+
+def test_cases_can_be_chosen_with_the_claims_that_compare_them(
+    recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite.run(recipes, ["small/long", "small/other", "--folder", str(tmp_path / "runs")])
+    said = capsys.readouterr().out
+    assert "| small | long | " in said
+    assert "| small | other | " in said
+    assert "2 runs, 1 targets and claims missed" in said
+    assert "claim |" not in said
+    with pytest.raises(ConfigError, match=r"got small/lon, expected .*; did you mean long"):
+        suite.run(recipes, ["small/lon"])
+
+
+def test_a_run_that_is_cut_short_is_not_judged(
+    recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["stack=long", "steps=100000", "seconds=0.2", f"run_dir={tmp_path / 'run'}"]
+    assert command.run(recipes / "small", arguments)
+    assert "(target <= 0: not judged)" in capsys.readouterr().out
+    short = Result.read(tmp_path / "run" / "result.json")
+    assert short.cut_short
+    assert short.passed is None
+    assert short.curve[-1][0] == short.steps < 100_000
+    lines = [json.loads(line) for line in (tmp_path / "run" / "curve.jsonl").read_text().splitlines()]
+    assert [list(line.values()) for line in lines] == short.curve
+    assert set(lines[0]) == {"updates", "loss", "mean squared error"}
+    assert "| cut short, of 100,000 updates |" in list(suite.table([short]))[2]
+    claims = {"small": [Claim(case="long", at_most="short", margin=1e9)]}
+    assert not next(suite.check_claims(claims, [short, replace(short, case="short", cut_short=False)]))[-1]
 
 
 def test_unknown_tasks_and_empty_scales_are_said(recipes: Path) -> None:

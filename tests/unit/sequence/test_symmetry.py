@@ -36,8 +36,9 @@ def test_nets_side_by_side_are_nets() -> None:
 
 
 def test_a_run_counts_nets() -> None:
-    task = tasks.build("symmetry", Case(options={"num_nets": 2}), "test")
-    case = Case(steps=40, evaluate_every=20, optim=Optim(name="sgd", learning_rate=0.1, momentum=0.9))
+    optim = Optim(name="sgd", learning_rate=0.1, momentum=0.9)
+    case = Case(options={"num_nets": 2}, steps=40, evaluate_every=20, optim=optim)
+    task = tasks.build("symmetry", case, "test")
     with Report("test", task.figure, case.steps) as report:
         first, second = task.run(case, report), task.run(case, report)
     assert first == second

@@ -286,3 +286,26 @@ def test_a_decoder_cannot_look_ahead() -> None:
     case = Case.model_validate({"stack": {"name": "gru", "hidden_size": 8}})
     with pytest.raises(ConfigError, match="a decoder cannot"):
         EncoderDecoder(case, num_symbols=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("key_door", {"embedding_size": 4}, "embedding_size: got 4"),
+        ("key_door", {"optim": {"vanishing_regularizer": 1.0}}, r"optim\.vanishing_regularizer: got 1\.0"),
+        ("latch", {"stack": {"name": "gru"}}, "stack: got"),
+        ("latch", {"optim": {"name": "sgd", "momentum": 0.9}}, r"optim\.momentum: got 0\.9"),
+        ("latch", {}, r"optim\.name: got 'adam', but the task latch knows 'sgd' only"),
+        ("symmetry", {"optim": {"name": "sgd", "gradient_clip": 1.0}}, r"optim\.gradient_clip: got 1\.0"),
+        ("symmetry", {"optim": {"name": "sgd"}, "batch_size": 5}, "batch_size: got 5"),
+        ("elman", {"optim": {"name": "rmsprop"}}, r"optim\.name: got 'rmsprop'"),
+        ("elman", {"optim": {"name": "sgd"}, "device": "cuda"}, "device: got 'cuda'"),
+        ("gas_market", {"optim": {"learning_rate": 0.1}}, "optim: got"),
+        ("gas_market", {"seconds": 5.0}, r"seconds: got 5\.0"),
+    ],
+)
+def test_settings_that_a_task_of_its_own_kind_would_ignore_are_refused(
+    name: str, given: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"config.yaml: {said}"):
+        tasks.check_options(name, Case.model_validate(given), "config.yaml")

@@ -69,6 +69,16 @@ def test_training_stops_at_the_target() -> None:
     assert outcome.curve[-1][2] >= 0.9 > outcome.curve[-2][2]
 
 
+def test_when_the_time_is_up_the_best_weights_so_far_are_tested() -> None:
+    case = Case(stack=GRU, steps=10**6, evaluate_every=10**6, seconds=0.2, optim=Optim(learning_rate=0.02))
+    outcome = run(case)
+    assert outcome.cut_short
+    assert 0 < outcome.steps < 10**6
+    assert [step for step, *_ in outcome.curve] == [outcome.steps]
+    assert outcome.value == pytest.approx(outcome.curve[0][2], abs=0.2)  # of two sets of 100
+    assert not run(Case(stack=GRU, steps=3, evaluate_every=2, seconds=60.0)).cut_short
+
+
 def test_the_weights_that_did_best_are_the_ones_tested() -> None:
     class Judged(FirstSymbol):
         """Validations give the values that are wanted; the test tells weights apart by the sum of the outputs."""

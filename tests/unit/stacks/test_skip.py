@@ -10,7 +10,7 @@ from torch import Tensor
 
 from asr import stacks
 from asr.config.options import validate_stack
-from asr.stacks.skip import Skip, reinforce_loss
+from asr.stacks.skip import Skip, SkipTrace, reinforce_loss
 from tests.support.skip import reference
 
 VARIANTS = [
@@ -355,3 +355,27 @@ def test_bf16_is_close_as_long_as_the_jumps_agree() -> None:
     same = (trace.frames_read == other.frames_read) & (trace.jumps[:, :width] == other.jumps[:, :width]).all(1)
     assert int(same.sum()) > 20
     assert float((exact - rounded)[same].detach().abs().max()) < 0.05 * float(exact.detach().abs().max())
+
+
+def test_symbols_are_embedded_where_they_are_read_and_nowhere_else() -> None:
+    stack = make(tokens_between_jumps=2, max_jumps=2)
+    embedding = torch.nn.Embedding(7, 5).double()
+    symbols = torch.randint(7, (4, 12), generator=torch.Generator().manual_seed(1))
+    lengths, jumps = torch.tensor([12, 9, 5, 1]), torch.tensor([[2, 3], [1, 0], [3, 3], [1, 1]])
+    embedded: list[int] = []
+
+    def embed(read: Tensor) -> Tensor:
+        embedded.append(read.numel())
+        return embedding(read)
+
+    def gradient(trace: SkipTrace) -> Tensor:
+        (found,) = torch.autograd.grad((trace.hidden.square().sum() + trace.log_probs.sum()), embedding.weight)
+        return found
+
+    all_at_once = stack.read(embedding(symbols), lengths, sample=False, jumps=jumps)
+    by_read = stack.read(symbols, lengths, sample=False, jumps=jumps, embed=embed)
+    for one, other in zip(all_at_once, by_read, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    torch.testing.assert_close(gradient(all_at_once), gradient(by_read), rtol=1e-12, atol=1e-14)
+    turns = int(by_read.frames_read.max())
+    assert embedded == [4] * turns + [4 * turns]
