@@ -1,19 +1,22 @@
-"""Time loops with full recurrent matrices on a GPU, for the cells that cuDNN lacks: clipped ReLU, and reset before U h.
+"""Time loops with full recurrent matrices as Triton kernels for NVIDIA's GPUs; `asr.nn.cells.full_on_gpu` calls them.
 
 A layer is one launch forward and one backward, as in Persistent RNNs (Diamos et al. 2016): the programs share out the
 units, and each runs all frames, reading the whole state that the others have written and writing its own units of the
-next one. After each frame they meet: a counter in memory is counted up by all before any goes on. So all of them have
-to run at once; there are no more than the GPU has multiprocessors, and they are launched together or not at all.
+next one. Before a program reads, all have to have written: they count up a number in memory and wait until it says
+so. For that all of them have to run at once; there are no more than the GPU has multiprocessors, and they are
+launched together or not at all.
 
-Products are of float32: a factor is split in two that the matrix units take whole, and three of the four partial
-products are added up in float32, which leaves an error of 2^-20. The recurrent weight's gradient is one product
-outside.
+States are exchanged in the type E of the products, which is autocast's or float32; what a program carries of its own
+units, and all sums, are float32. A float32 factor is split in two that the matrix units take whole, and three of the
+four partial products are added up, which leaves an error of 2^-20.
 
-Imported only where there is a GPU, or Triton's interpreter.
+Letters: K chains, S frames, B items, H units, G gates.
 """
 
+# ruff: noqa: RUF005
+# Triton cannot unpack within a tuple.
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false
-# Triton's types know neither launch options, such as num_stages, nor that tl.range is iterable.
+# Its types know neither launch options, such as num_stages, nor that tl.range is iterable.
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ FEW, MANY = 16, 64  # batch rows of a program
 WARPS = {FEW: 4, MANY: 8}
 UNITS = (16, 32, 64)  # of a program: the fewest with which all programs run at once
 PARTS = tl.constexpr(WARPS[FEW])
-INNER_OF_FEW, INNER_OF_MANY = tl.constexpr(128), tl.constexpr(64)  # inner units of a product at a time
+INNER_OF_FEW, INNER_OF_MANY = tl.constexpr(128), tl.constexpr(64)  # terms of a product's sum at a time
 STAGES = tl.constexpr(3)  # of these on their way
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # it runs one program after the other, so there can be but one
 
@@ -56,65 +59,8 @@ def _wait(counter, arrivals):
 
 
 @_kernel
-def _split(x):
-    """x as a sum of two: its leading 11 bits, and the rest."""
-    leading = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
-    return leading, x - leading
-
-
-@_kernel
-def _product(left, left_stride, right, rows, units, B, H, ROWS: tl.constexpr, UNITS: tl.constexpr):
-    """left (B, H), its rows `left_stride` apart, @ right (H, H) transposed: of these rows and units."""
-    if ROWS == 16:
-        return _product_of_few(left, left_stride, right, rows, units, B, H, ROWS, UNITS)
-    else:
-        return _product_of_many(left, left_stride, right, rows, units, B, H, ROWS, UNITS)
-
-
-@_kernel
-def _product_of_many(left, left_stride, right, rows, units, B, H, ROWS: tl.constexpr, UNITS: tl.constexpr):
-    total = tl.zeros((ROWS, UNITS), tl.float32)
-    small = tl.zeros((ROWS, UNITS), tl.float32)
-    small_too = tl.zeros((ROWS, UNITS), tl.float32)
-    for start in tl.range(0, H, INNER_OF_MANY, num_stages=STAGES):
-        inner = start + tl.arange(0, INNER_OF_MANY)
-        there = (rows[:, None] < B) & (inner[None, :] < H)
-        a = tl.load(left + rows[:, None] * left_stride + inner[None, :], there, 0.0, cache_modifier=".cg")
-        b = tl.load(right + units[None, :] * H + inner[:, None], (inner[:, None] < H) & (units[None, :] < H), 0.0)
-        a_leading, a_rest = _split(a)
-        b_leading, b_rest = _split(b)
-        total = tl.dot(a_leading, b_leading, total, input_precision="tf32")
-        small = tl.dot(a_leading, b_rest, small, input_precision="tf32")
-        small_too = tl.dot(a_rest, b_leading, small_too, input_precision="tf32")
-    return total + (small + small_too)
-
-
-@_kernel
-def _product_of_few(left, left_stride, right, rows, units, B, H, ROWS: tl.constexpr, UNITS: tl.constexpr):
-    """Rows that are too few to share out among the warps: each takes a part of the inner units."""
-    each: tl.constexpr = INNER_OF_FEW // PARTS
-    total = tl.zeros((PARTS, ROWS, UNITS), tl.float32)
-    small = tl.zeros((PARTS, ROWS, UNITS), tl.float32)
-    small_too = tl.zeros((PARTS, ROWS, UNITS), tl.float32)
-    at = rows[None, :, None] * left_stride
-    units = units[None, None, :]
-    for start in tl.range(0, H, INNER_OF_FEW, num_stages=STAGES):
-        inner = start + tl.arange(0, PARTS)[:, None] * each + tl.arange(0, each)[None, :]
-        there = (rows[None, :, None] < B) & (inner[:, None, :] < H)
-        a = tl.load(left + at + inner[:, None, :], there, 0.0, cache_modifier=".cg")
-        inner = inner[:, :, None]
-        b = tl.load(right + units * H + inner, (inner < H) & (units < H), 0.0)
-        a_leading, a_rest = _split(a)
-        b_leading, b_rest = _split(b)
-        total = tl.dot(a_leading, b_leading, total, input_precision="tf32")
-        small = tl.dot(a_leading, b_rest, small, input_precision="tf32")
-        small_too = tl.dot(a_rest, b_leading, small_too, input_precision="tf32")
-    return tl.sum(total + (small + small_too), 0)
-
-
-@_kernel
 def _place(counters, first_row, first_chain, B, H, ROWS: tl.constexpr, UNITS: tl.constexpr):
-    """A program's chain, rows, units, where these are in a frame, which of them there are, and its counter."""
+    """A program's chain, rows, units, the latter two as a column and a row, which of them there are, its counter."""
     rows = first_row + tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     units = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
     there = (rows[:, None] < B) & (units[None, :] < H)
@@ -123,68 +69,95 @@ def _place(counters, first_row, first_chain, B, H, ROWS: tl.constexpr, UNITS: tl
 
 
 @_kernel
-def _rnn_forward(
-    outputs,
-    initial,
-    recurrent,
-    counters,
-    first_row,
-    first_chain,
-    S,
-    B,
-    H,
-    clip,
-    ROWS: tl.constexpr,
-    UNITS: tl.constexpr,
-):
-    """outputs (K, S, B, H) holds the projections and becomes min(max(p + U h, 0), clip)."""
-    chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
-    recurrent += chain * H * H
-    before = initial + chain * B * H
-    outputs += chain * S * B * H
-    at = row * H + unit
-    value = tl.load(outputs + at, there, 0.0)
-    for t in range(S):
-        value += _product(before, H, recurrent, rows, units, B, H, ROWS, UNITS)
-        tl.store(outputs + at, tl.minimum(tl.maximum(value, 0.0), clip), there)
-        _arrive(counter)
-        before = outputs
-        outputs += B * H
-        value = tl.load(outputs + at, there & (t + 1 < S), 0.0)
-        _wait(counter, (t + 1) * tl.num_programs(0))
+def _split(x):
+    """x as a sum of two: its leading 11 bits, and the rest."""
+    leading = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+    return leading, x - leading
 
 
 @_kernel
-def _rnn_backward(
-    d_gates,
-    outputs,
-    transposed,
-    counters,
-    first_row,
-    first_chain,
-    S,
-    B,
-    H,
-    clip,
-    ROWS: tl.constexpr,
-    UNITS: tl.constexpr,
-):
-    """d_gates (K, S, B, H) holds the gradient of the outputs and becomes that of the pre-activations."""
-    chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
-    transposed += chain * H * H
-    outputs += (chain * S + S - 1) * B * H + row * H + unit
-    now = d_gates + (chain * S + S - 1) * B * H
-    value = tl.load(now + row * H + unit, there, 0.0)
-    for back in range(S):
-        if back > 0:
-            value += _product(now + B * H, H, transposed, rows, units, B, H, ROWS, UNITS)
-        hidden = tl.load(outputs, there, 0.0)
-        tl.store(now + row * H + unit, tl.where((hidden > 0.0) & (hidden < clip), value, 0.0), there)
-        _arrive(counter)
-        now -= B * H
-        outputs -= B * H
-        value = tl.load(now + row * H + unit, there & (back + 1 < S), 0.0)
-        _wait(counter, (back + 1) * tl.num_programs(0))
+def _multiply(a, b, total, small, small_too):
+    """Add a @ b; its value is the sum of the three."""
+    if a.dtype == tl.float32:
+        a_leading, a_rest = _split(a)
+        b_leading, b_rest = _split(b)
+        total = tl.dot(a_leading, b_leading, total, input_precision="tf32")
+        small = tl.dot(a_leading, b_rest, small, input_precision="tf32")
+        small_too = tl.dot(a_rest, b_leading, small_too, input_precision="tf32")
+    else:
+        total = tl.dot(a, b, total)
+    return total, small, small_too
+
+
+@_kernel
+def _products(
+    left, left_stride, right, right_stride, N, rows, units, B, H,
+    GATES: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+):  # fmt: skip
+    """left (B, N) @ right (GATES, H, N) transposed: of these rows and units, for each gate.
+
+    The strides are those of rows.
+    """
+    if ROWS == 16:
+        return _products_of_few(left, left_stride, right, right_stride, N, rows, units, B, H, GATES, ROWS, UNITS)
+    else:
+        return _products_of_many(left, left_stride, right, right_stride, N, rows, units, B, H, GATES, ROWS, UNITS)
+
+
+@_kernel
+def _products_of_many(
+    left, left_stride, right, right_stride, N, rows, units, B, H,
+    GATES: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+):  # fmt: skip
+    sums = ()
+    for _ in tl.static_range(3 * GATES):
+        sums = sums + (tl.zeros((ROWS, UNITS), tl.float32),)
+    for start in tl.range(0, N, INNER_OF_MANY, num_stages=STAGES):
+        inner = start + tl.arange(0, INNER_OF_MANY)
+        there = (rows[:, None] < B) & (inner[None, :] < N)
+        a = tl.load(left + rows[:, None] * left_stride + inner[None, :], there, 0.0, cache_modifier=".cg")
+        there = (inner[:, None] < N) & (units[None, :] < H)
+        for gate in tl.static_range(GATES):
+            b = tl.load(right + (gate * H + units[None, :]) * right_stride + inner[:, None], there, 0.0)
+            sums = sums[3:] + _multiply(a, b, sums[0], sums[1], sums[2])
+    results = ()
+    for gate in tl.static_range(GATES):
+        results = results + (sums[3 * gate] + (sums[3 * gate + 1] + sums[3 * gate + 2]),)
+    return results
+
+
+@_kernel
+def _products_of_few(
+    left, left_stride, right, right_stride, N, rows, units, B, H,
+    GATES: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+):  # fmt: skip
+    """Rows that are too few to share out among the warps: each takes a part of the sum."""
+    each: tl.constexpr = INNER_OF_FEW // PARTS
+    sums = ()
+    for _ in tl.static_range(3 * GATES):
+        sums = sums + (tl.zeros((PARTS, ROWS, UNITS), tl.float32),)
+    for start in tl.range(0, N, INNER_OF_FEW, num_stages=STAGES):
+        inner = start + tl.arange(0, PARTS)[:, None] * each + tl.arange(0, each)[None, :]
+        there = (rows[None, :, None] < B) & (inner[:, None, :] < N)
+        a = tl.load(left + rows[None, :, None] * left_stride + inner[:, None, :], there, 0.0, cache_modifier=".cg")
+        there = (inner[:, :, None] < N) & (units[None, None, :] < H)
+        for gate in tl.static_range(GATES):
+            b = tl.load(right + (gate * H + units[None, None, :]) * right_stride + inner[:, :, None], there, 0.0)
+            sums = sums[3:] + _multiply(a, b, sums[0], sums[1], sums[2])
+    results = ()
+    for gate in tl.static_range(GATES):
+        results = results + (tl.sum(sums[3 * gate] + (sums[3 * gate + 1] + sums[3 * gate + 2]), 0),)
+    return results
+
+
+@_kernel
+def _load(pointers, there):
+    return tl.load(pointers, there, 0.0).to(tl.float32)
+
+
+@_kernel
+def _store(pointers, value, there):
+    tl.store(pointers, value.to(pointers.dtype.element_ty), there)
 
 
 @_kernel
@@ -198,47 +171,178 @@ def _tanh(x):
 
 
 @_kernel
-def _gru_forward(
-    gates,
-    kept,
-    outputs,
-    initial,
-    recurrent,
-    counters,
-    first_row,
-    first_chain,
-    S,
-    B,
-    H,
-    ROWS: tl.constexpr,
-    UNITS: tl.constexpr,
-):
-    """gates (K, S, B, 3H) holds the projections and becomes r, z, n; kept is r * h; recurrent (K, 3, H, H)."""
+def rnn_forward(
+    p, recurrent, first, outputs, counters, first_row, first_chain, S, B, H, clip,
+    TANH: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+):  # fmt: skip
+    """tanh(p + U h), or min(max(p + U h, 0), clip)."""
+    chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
+    recurrent += chain * H * H
+    before = first + chain * B * H
+    p += chain * S * B * H
+    outputs += chain * S * B * H
+    at = row * H + unit
+    value = _load(p + at, there)
+    for t in range(S):
+        value += _products(before, H, recurrent, H, H, rows, units, B, H, 1, ROWS, UNITS)[0]
+        if TANH:
+            hidden = _tanh(value)
+        else:
+            hidden = tl.where(value < 0.0, 0.0, tl.where(value > clip, clip, value))  # NaN stays
+        _store(outputs + at, hidden, there)
+        _arrive(counter)
+        before = outputs
+        outputs += B * H
+        p += B * H
+        value = _load(p + at, there & (t + 1 < S))
+        _wait(counter, (t + 1) * tl.num_programs(0))
+
+
+@_kernel
+def rnn_backward(
+    d_p, d_outputs, outputs, transposed, counters, first_row, first_chain, S, B, H, clip,
+    TANH: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+):  # fmt: skip
+    chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
+    transposed += chain * H * H
+    last = (chain * S + S - 1) * B * H
+    at = row * H + unit
+    d_p += last
+    outputs += last + at
+    d_outputs += last + at
+    value = _load(d_outputs, there)
+    for back in range(S):
+        if back > 0:
+            value += _products(d_p + B * H, H, transposed, H, H, rows, units, B, H, 1, ROWS, UNITS)[0]
+        hidden = _load(outputs, there)
+        if TANH:
+            value *= 1.0 - hidden * hidden
+        else:
+            value = tl.where((hidden > 0.0) & (hidden < clip), value, 0.0)
+        _store(d_p + at, value, there)
+        _arrive(counter)
+        d_p -= B * H
+        outputs -= B * H
+        d_outputs -= B * H
+        value = _load(d_outputs, there & (back + 1 < S))
+        _wait(counter, (back + 1) * tl.num_programs(0))
+
+
+@_kernel
+def gru_after_forward(
+    p, recurrent, bias, initial, first, outputs, gates, counters, first_row, first_chain, S, B, H,
+    ROWS: tl.constexpr, UNITS: tl.constexpr,
+):  # fmt: skip
+    """gates (K, S, B, 4H) becomes r, z, n and U_n h + c."""
     chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
     recurrent += chain * 3 * H * H
-    before = initial + chain * B * H
+    before = first + chain * B * H
+    at = row * H + unit
+    hidden = _load(initial + chain * B * H + at, there)
+    c = tl.load(bias + chain * H + units, units < H, 0.0)[None, :]
+    p += chain * S * B * 3 * H + row * 3 * H + unit
+    gates += chain * S * B * 4 * H + row * 4 * H + unit
+    outputs += chain * S * B * H
+    p_r, p_z, p_n = _load(p, there), _load(p + H, there), _load(p + 2 * H, there)
+    for t in range(S):
+        from_r, from_z, from_n = _products(before, H, recurrent, H, H, rows, units, B, H, 3, ROWS, UNITS)
+        r, z, inner = _sigmoid(p_r + from_r), _sigmoid(p_z + from_z), from_n + c
+        n = _tanh(p_n + r * inner)
+        hidden = n + z * (hidden - n)
+        _store(outputs + at, hidden, there)
+        _arrive(counter)
+        _store(gates, r, there)
+        _store(gates + H, z, there)
+        _store(gates + 2 * H, n, there)
+        _store(gates + 3 * H, inner, there)
+        before = outputs
+        outputs += B * H
+        gates += B * 4 * H
+        p += B * 3 * H
+        more = there & (t + 1 < S)
+        p_r, p_z, p_n = _load(p, more), _load(p + H, more), _load(p + 2 * H, more)
+        _wait(counter, (t + 1) * tl.num_programs(0))
+
+
+@_kernel
+def gru_after_backward(
+    d_p, d_inner, d_initial, d_outputs, gates, outputs, first, transposed, counters, first_row, first_chain, S, B, H,
+    ROWS: tl.constexpr, UNITS: tl.constexpr,
+):  # fmt: skip
+    """d_inner (K, S, B, 3H): of U h + (0, 0, c); transposed (K, H, 3H)."""
+    chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
+    transposed += chain * H * 3 * H
+    last = (chain * S + S - 1) * B
+    at = row * H + unit
+    d_p += last * 3 * H + row * 3 * H + unit
+    d_inner += last * 3 * H
+    gates += last * 4 * H + row * 4 * H + unit
+    d_outputs += last * H + at
+    outputs += chain * S * B * H + at
+    first += chain * B * H + at
+    carry = tl.zeros((ROWS, UNITS), tl.float32)
+    for back in range(S):
+        before = first
+        if back < S - 1:
+            before = outputs + (S - 2 - back) * B * H
+        hidden = _load(before, there)
+        r, z = _load(gates, there), _load(gates + H, there)
+        n, inner = _load(gates + 2 * H, there), _load(gates + 3 * H, there)
+        d_now = _load(d_outputs, there) + carry
+        d_n = d_now * (1.0 - z) * (1.0 - n * n)
+        d_z = d_now * (hidden - n) * z * (1.0 - z)
+        d_r = d_n * inner * r * (1.0 - r)
+        mine = d_inner + row * 3 * H + unit
+        _store(mine, d_r, there)
+        _store(mine + H, d_z, there)
+        _store(mine + 2 * H, d_n * r, there)
+        _arrive(counter)
+        _store(d_p, d_r, there)
+        _store(d_p + H, d_z, there)
+        _store(d_p + 2 * H, d_n, there)
+        _wait(counter, (back + 1) * tl.num_programs(0))
+        carry = d_now * z
+        carry += _products(d_inner, 3 * H, transposed, 3 * H, 3 * H, rows, units, B, H, 1, ROWS, UNITS)[0]
+        d_p -= B * 3 * H
+        d_inner -= B * 3 * H
+        gates -= B * 4 * H
+        d_outputs -= B * H
+    tl.store(d_initial + chain * B * H + at, carry, there)
+
+
+@_kernel
+def gru_before_forward(
+    p, recurrent, initial, first, outputs, gates, kept, counters, first_row, first_chain, S, B, H,
+    ROWS: tl.constexpr, UNITS: tl.constexpr,
+):  # fmt: skip
+    """gates (K, S, B, 3H) becomes r, z, n; kept (K, S, B, H) r * h."""
+    chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
+    recurrent += chain * 3 * H * H
+    before = first + chain * B * H
+    at = row * H + unit
+    hidden = _load(initial + chain * B * H + at, there)
+    p += chain * S * B * 3 * H + row * 3 * H + unit
     gates += chain * S * B * 3 * H + row * 3 * H + unit
     kept += chain * S * B * H
     outputs += chain * S * B * H
-    at = row * H + unit
-    hidden = tl.load(before + at, there, 0.0)
     for t in range(S):
-        reset = tl.load(gates, there, 0.0)
-        reset = _sigmoid(reset + _product(before, H, recurrent, rows, units, B, H, ROWS, UNITS))
-        tl.store(kept + at, reset * hidden, there)
+        r = _load(p, there) + _products(before, H, recurrent, H, H, rows, units, B, H, 1, ROWS, UNITS)[0]
+        r = _sigmoid(r)
+        _store(kept + at, r * hidden, there)
         _arrive(counter)
-        tl.store(gates, reset, there)
-        update = tl.load(gates + H, there, 0.0)
-        update = _sigmoid(update + _product(before, H, recurrent + H * H, rows, units, B, H, ROWS, UNITS))
-        tl.store(gates + H, update, there)
-        candidate = tl.load(gates + 2 * H, there, 0.0)
+        z = _load(p + H, there)
+        z = _sigmoid(z + _products(before, H, recurrent + H * H, H, H, rows, units, B, H, 1, ROWS, UNITS)[0])
+        _store(gates, r, there)
+        _store(gates + H, z, there)
+        n = _load(p + 2 * H, there)
         _wait(counter, (2 * t + 1) * tl.num_programs(0))
-        candidate = _tanh(candidate + _product(kept, H, recurrent + 2 * H * H, rows, units, B, H, ROWS, UNITS))
-        hidden = candidate + update * (hidden - candidate)
-        tl.store(outputs + at, hidden, there)
+        n = _tanh(n + _products(kept, H, recurrent + 2 * H * H, H, H, rows, units, B, H, 1, ROWS, UNITS)[0])
+        hidden = n + z * (hidden - n)
+        _store(outputs + at, hidden, there)
         _arrive(counter)
-        tl.store(gates + 2 * H, candidate, there)
+        _store(gates + 2 * H, n, there)
         before = outputs
+        p += B * 3 * H
         gates += B * 3 * H
         kept += B * H
         outputs += B * H
@@ -246,77 +350,149 @@ def _gru_forward(
 
 
 @_kernel
-def _gru_backward(
-    d_gates, d_initial, d_outputs, gates, outputs, initial, transposed, counters, first_row, first_chain, S, B, H,
+def gru_before_backward(
+    d_p, d_initial, d_outputs, gates, outputs, first, transposed, counters, first_row, first_chain, S, B, H,
     ROWS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
-    """transposed (K, 3, H, H); all others as their names say."""
+    """transposed (K, H, 3H)."""
     chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
-    transposed += chain * 3 * H * H
-    d_gates += (chain * S + S - 1) * B * 3 * H
-    gates += (chain * S + S - 1) * B * 3 * H + row * 3 * H + unit
+    transposed += chain * H * 3 * H
+    last = (chain * S + S - 1) * B
     at = row * H + unit
-    d_outputs += (chain * S + S - 1) * B * H + at
-    initial += chain * B * H + at
+    d_p += last * 3 * H
+    gates += last * 3 * H + row * 3 * H + unit
+    d_outputs += last * H + at
     outputs += chain * S * B * H + at
-    d_initial += chain * B * H + at
+    first += chain * B * H + at
     carry = tl.zeros((ROWS, UNITS), tl.float32)
     for back in range(S):
-        before = initial
+        before = first
         if back < S - 1:
             before = outputs + (S - 2 - back) * B * H
-        mine = d_gates + row * 3 * H + unit
-        reset, update = tl.load(gates, there, 0.0), tl.load(gates + H, there, 0.0)
-        candidate, hidden = tl.load(gates + 2 * H, there, 0.0), tl.load(before, there, 0.0)
-        d_now = tl.load(d_outputs, there, 0.0) + carry
-        tl.store(mine + 2 * H, d_now * (1.0 - update) * (1.0 - candidate * candidate), there)
-        tl.store(mine + H, d_now * (hidden - candidate) * update * (1.0 - update), there)
+        hidden = _load(before, there)
+        r, z, n = _load(gates, there), _load(gates + H, there), _load(gates + 2 * H, there)
+        d_now = _load(d_outputs, there) + carry
+        mine = d_p + row * 3 * H + unit
+        _store(mine + 2 * H, d_now * (1.0 - z) * (1.0 - n * n), there)
+        _store(mine + H, d_now * (hidden - n) * z * (1.0 - z), there)
         _arrive(counter)
         _wait(counter, (2 * back + 1) * tl.num_programs(0))
-        d_kept = _product(d_gates + 2 * H, 3 * H, transposed + 2 * H * H, rows, units, B, H, ROWS, UNITS)
-        tl.store(mine, d_kept * hidden * reset * (1.0 - reset), there)
+        d_kept = _products(
+            d_p + 2 * H, 3 * H, transposed + 2 * H, 3 * H, H, rows, units, B, H, 1, ROWS, UNITS
+        )[0]  # fmt: skip
+        _store(mine, d_kept * hidden * r * (1.0 - r), there)
         _arrive(counter)
-        carry = d_now * update + d_kept * reset
-        carry += _product(d_gates + H, 3 * H, transposed + H * H, rows, units, B, H, ROWS, UNITS)
+        carry = d_now * z + d_kept * r
+        carry += _products(d_p + H, 3 * H, transposed + H, 3 * H, H, rows, units, B, H, 1, ROWS, UNITS)[0]
         _wait(counter, (2 * back + 2) * tl.num_programs(0))
-        carry += _product(d_gates, 3 * H, transposed, rows, units, B, H, ROWS, UNITS)
-        d_gates -= B * 3 * H
+        carry += _products(d_p, 3 * H, transposed, 3 * H, H, rows, units, B, H, 1, ROWS, UNITS)[0]
+        d_p -= B * 3 * H
         gates -= B * 3 * H
         d_outputs -= B * H
-    tl.store(d_initial, carry, there)
+    tl.store(d_initial + chain * B * H + at, carry, there)
 
 
-def rnn_forward(outputs: Tensor, initial: Tensor, recurrent: Tensor, clip: float) -> None:
-    """Clipped ReLU, in place: outputs (K, S, B, H) holds the projections; initial (K, B, H); recurrent (K, H, H)."""
-    _run(_rnn_forward, (outputs, initial.contiguous(), recurrent.contiguous()), outputs, clip)
+@_kernel
+def lstm_forward(
+    p, recurrent, first_cell, first, outputs, gates, cells, counters, first_row, first_chain, S, B, H,
+    ROWS: tl.constexpr, UNITS: tl.constexpr,
+):  # fmt: skip
+    """gates (K, S, B, 4H) becomes i, f, g, o."""
+    chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
+    recurrent += chain * 4 * H * H
+    before = first + chain * B * H
+    at = row * H + unit
+    cell = _load(first_cell + chain * B * H + at, there)
+    p += chain * S * B * 4 * H + row * 4 * H + unit
+    gates += chain * S * B * 4 * H + row * 4 * H + unit
+    cells += chain * S * B * H + at
+    outputs += chain * S * B * H
+    p_i, p_f, p_g, p_o = _load(p, there), _load(p + H, there), _load(p + 2 * H, there), _load(p + 3 * H, there)
+    for t in range(S):
+        from_i, from_f, from_g, from_o = _products(before, H, recurrent, H, H, rows, units, B, H, 4, ROWS, UNITS)
+        i, f, g, o = _sigmoid(p_i + from_i), _sigmoid(p_f + from_f), _tanh(p_g + from_g), _sigmoid(p_o + from_o)
+        cell = f * cell + i * g
+        _store(outputs + at, o * _tanh(cell), there)
+        _arrive(counter)
+        _store(gates, i, there)
+        _store(gates + H, f, there)
+        _store(gates + 2 * H, g, there)
+        _store(gates + 3 * H, o, there)
+        _store(cells, cell, there)
+        before = outputs
+        outputs += B * H
+        cells += B * H
+        gates += B * 4 * H
+        p += B * 4 * H
+        more = there & (t + 1 < S)
+        p_i, p_f, p_g, p_o = _load(p, more), _load(p + H, more), _load(p + 2 * H, more), _load(p + 3 * H, more)
+        _wait(counter, (t + 1) * tl.num_programs(0))
 
 
-def rnn_backward(d_gates: Tensor, outputs: Tensor, recurrent: Tensor, clip: float) -> None:
-    """In place: d_gates (K, S, B, H) holds the gradient of the outputs, then that of the pre-activations."""
-    _run(_rnn_backward, (d_gates, outputs, recurrent.mT.contiguous()), outputs, clip)
+@_kernel
+def lstm_backward(
+    d_p, d_initial, d_first_cell, d_outputs, d_cell, gates, cells, first_cell, transposed,
+    counters, first_row, first_chain, S, B, H, ROWS: tl.constexpr, UNITS: tl.constexpr,
+):  # fmt: skip
+    """d_cell (K, B, H): of the last cell state; transposed (K, H, 4H)."""
+    chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
+    transposed += chain * H * 4 * H
+    last = (chain * S + S - 1) * B
+    at = row * H + unit
+    d_p += last * 4 * H
+    gates += last * 4 * H + row * 4 * H + unit
+    d_outputs += last * H + at
+    first_cell += chain * B * H + at
+    cells += chain * S * B * H + at
+    cell_carry = _load(d_cell + chain * B * H + at, there)
+    carry = tl.zeros((ROWS, UNITS), tl.float32)
+    for back in range(S):
+        before = first_cell
+        if back < S - 1:
+            before = cells + (S - 2 - back) * B * H
+        c = _load(before, there)
+        i, f, g, o = (
+            _load(gates, there),
+            _load(gates + H, there),
+            _load(gates + 2 * H, there),
+            _load(gates + 3 * H, there),
+        )
+        squashed = _tanh(f * c + i * g)
+        d_hidden = _load(d_outputs, there) + carry
+        d_now = cell_carry + d_hidden * o * (1.0 - squashed * squashed)
+        mine = d_p + row * 4 * H + unit
+        _store(mine, d_now * g * i * (1.0 - i), there)
+        _store(mine + H, d_now * c * f * (1.0 - f), there)
+        _store(mine + 2 * H, d_now * i * (1.0 - g * g), there)
+        _store(mine + 3 * H, d_hidden * squashed * o * (1.0 - o), there)
+        _arrive(counter)
+        cell_carry = d_now * f
+        _wait(counter, (back + 1) * tl.num_programs(0))
+        carry = _products(d_p, 4 * H, transposed, 4 * H, 4 * H, rows, units, B, H, 1, ROWS, UNITS)[0]
+        d_p -= B * 4 * H
+        gates -= B * 4 * H
+        d_outputs -= B * H
+    tl.store(d_initial + chain * B * H + at, carry, there)
+    tl.store(d_first_cell + chain * B * H + at, cell_carry, there)
 
 
-def gru_forward(gates: Tensor, kept: Tensor, outputs: Tensor, initial: Tensor, recurrent: Tensor) -> None:
-    """Reset before U h: gates (K, S, B, 3H), in: projections, out: r, z, n; kept, outputs (K, S, B, H) are written."""
-    _run(_gru_forward, (gates, kept, outputs, initial.contiguous(), recurrent.contiguous()), outputs)
+def run(kernel: Any, tensors: tuple[Tensor, ...], shape: tuple[int, ...], *settings: float, **constants: bool) -> None:
+    """Launch, for as many chains and rows at a time as have all their programs run at once.
 
+    Args:
+        kernel: one of the above.
+        tensors: its arguments before the counters, contiguous.
+        shape: K, S, B, H.
+        settings: its arguments after H.
+        constants: those that are known when it is compiled.
 
-def gru_backward(
-    d_outputs: Tensor, gates: Tensor, outputs: Tensor, initial: Tensor, recurrent: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of the pre-activations (K, S, B, 3H) and of the initial state (K, B, H)."""
-    d_gates, d_initial = torch.empty_like(gates), torch.empty_like(initial, memory_format=torch.contiguous_format)
-    transposed = recurrent.unflatten(1, (3, -1)).mT.contiguous()
-    tensors = (d_gates, d_initial, d_outputs.contiguous(), gates, outputs, initial.contiguous(), transposed)
-    _run(_gru_backward, tensors, outputs)
-    return d_gates, d_initial
-
-
-def _run(kernel: Any, tensors: tuple[Tensor, ...], outputs: Tensor, *settings: float) -> None:
-    """Launch, for as many chains and rows at a time as have all their programs run at once."""
-    chains, frames, batch, size = outputs.shape
+    Raises:
+        ValueError: there are more units than programs of the largest kind can share out.
+    """
+    chains, frames, batch, size = shape
+    device = tensors[0].device
     rows = FEW if batch <= FEW else MANY
-    at_once = 1 if INTERPRETED else torch.cuda.get_device_properties(outputs.device).multi_processor_count
+    at_once = 1 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
     units = triton.next_power_of_2(size) if INTERPRETED else _units(chains * triton.cdiv(batch, rows), size, at_once)
     programs = triton.cdiv(size, units)
     if programs > at_once:
@@ -325,14 +501,11 @@ def _run(kernel: Any, tensors: tuple[Tensor, ...], outputs: Tensor, *settings: f
     blocks_at_once = max(1, at_once // programs // chains_at_once)
     for chain in range(0, chains, chains_at_once):
         for row in range(0, batch, blocks_at_once * rows):
-            grid = (
-                programs,
-                min(blocks_at_once, triton.cdiv(batch - row, rows)),
-                min(chains_at_once, chains - chain),
-            )
+            blocks = min(blocks_at_once, triton.cdiv(batch - row, rows))
+            grid = (programs, blocks, min(chains_at_once, chains - chain))
+            counters = torch.zeros(grid[1] * grid[2], dtype=torch.int32, device=device)
             kernel[grid](
-                *tensors, torch.zeros(grid[1] * grid[2], dtype=torch.int32, device=outputs.device), row, chain,
-                frames, batch, size, *settings,
+                *tensors, counters, row, chain, frames, batch, size, *settings, **constants,
                 ROWS=rows, UNITS=units, num_warps=WARPS[rows], launch_cooperative_grid=not INTERPRETED,
             )  # fmt: skip
 

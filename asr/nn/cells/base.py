@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +53,7 @@ class Cell(nn.Module, ABC):
             Hidden states, and the states after the last frame.
         """
         weights, biases = weight.chunk(self.num_chains), bias.chunk(self.num_chains)
-        if self.on_cudnn(chains[0].device):
+        if self.on_cudnn():
             # Autocast would run these in float16, whatever type it was asked for, where gradients underflow without a
             # loss scale: they stay in the type of the weights, as the time loops do.
             with torch.autocast(weight.device.type, enabled=False):
@@ -72,8 +71,8 @@ class Cell(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "K S B H"], Float[Tensor, "K B N"]]:
         """Run the time loop over projected inputs."""
 
-    def on_cudnn(self, device: torch.device) -> bool:
-        """Whether these equations run on cuDNN there."""
+    def on_cudnn(self) -> bool:
+        """Whether these equations run on cuDNN, where the weights are now."""
         return False
 
     def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -120,17 +119,6 @@ class FullLink:
         """(K, S, B, O), (K, S, B, H) -> (K, O, H): one product over all frames, in `dtype`."""
         d_gates, previous = d_gates.flatten(1, 2), previous.flatten(1, 2)
         return (d_gates.to(dtype).mT @ previous.to(dtype)).to(previous.dtype)
-
-
-def gpu_loops(like: Tensor) -> ModuleType | None:
-    """Time loops for a GPU, for the cells that cuDNN lacks; None: torch's operations, frame by frame, have to do."""
-    if not like.is_cuda or like.dtype != torch.float32 or torch.compiler.is_compiling():
-        return None
-    try:
-        from asr.nn.cells import _triton_full
-    except ImportError:  # torch brings Triton along on Linux only
-        return None
-    return _triton_full
 
 
 def recurrent_weight(*, num_chains: int, num_gates: int, hidden_size: int, diagonal: bool) -> nn.Parameter:

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from asr.nn.cells import elementwise
-from asr.nn.cells.base import Cell, FullLink, cudnn_layer, gpu_loops, product_type, recurrent_weight, shifted, stacked
+from asr.nn.cells import elementwise, full_on_gpu
+from asr.nn.cells.base import Cell, FullLink, cudnn_layer, product_type, recurrent_weight, shifted, stacked
 
 Reset = Literal["after", "before"]
 
@@ -49,16 +49,19 @@ class GruCell(Cell):
         if self.diagonal:
             outputs, (hidden,) = elementwise.recur("gru", self.recurrent, (initial,), projected)
             return outputs, hidden
-        if self.reset == "after":
-            bias = self.recurrent_bias.view(self.num_chains, -1)
+        bias = self.recurrent_bias.view(self.num_chains, -1) if self.reset == "after" else None
+        if full_on_gpu.fits(self.recurrent):
+            kind = "gru_after" if self.reset == "after" else "gru_before"
+            (outputs,) = full_on_gpu.recur(kind, self.recurrent, (initial,), projected, bias=bias)
+        elif bias is not None:
             outputs = _ResetAfterLoop.apply(self.recurrent, bias, initial, *projected)
         else:
             outputs = _ResetBeforeLoop.apply(self.recurrent, initial, *projected)
         assert isinstance(outputs, Tensor)
         return outputs, outputs[:, -1]
 
-    def on_cudnn(self, device: torch.device) -> bool:
-        return device.type == "cuda" and self.reset == "after"
+    def on_cudnn(self) -> bool:
+        return self.recurrent.is_cuda and self.reset == "after" and not full_on_gpu.fits(self.recurrent)
 
     def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
         inner = self.recurrent_bias.view(self.num_chains, -1)[k]
@@ -156,9 +159,7 @@ class _ResetBeforeLoop(torch.autograd.Function):
     def forward(ctx, recurrent: Tensor, initial: Tensor, *projected: Tensor) -> Tensor:
         gates = stacked(projected, recurrent)
         outputs, kept = (gates.new_empty(*gates.shape[:3], initial.shape[-1]) for _ in range(2))  # kept: r * h
-        loops = gpu_loops(gates)
-        run = _run_reset_before if loops is None else loops.gru_forward
-        run(gates, kept, outputs, initial, recurrent)
+        _run_reset_before(gates, kept, outputs, initial, recurrent)
         ctx.save_for_backward(gates, kept, outputs, recurrent, initial)
         ctx.projected_type, ctx.product_type = projected[0].dtype, product_type(recurrent)
         return outputs
@@ -166,9 +167,7 @@ class _ResetBeforeLoop(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients: Tensor):
         gates, kept, outputs, recurrent, initial = ctx.saved_tensors
-        loops = gpu_loops(gates)
-        run_back = _run_reset_before_back if loops is None else loops.gru_backward
-        d_gates, d_initial = run_back(gradients[0], gates, outputs, initial, recurrent)
+        d_gates, d_initial = _run_reset_before_back(gradients[0], gates, outputs, initial, recurrent)
         into_gates, into_candidate = d_gates.split((2 * initial.shape[-1], initial.shape[-1]), -1)
         d_recurrent = torch.cat(
             (

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from asr.nn.cells import elementwise
+from asr.nn.cells import elementwise, full_on_gpu
 from asr.nn.cells.base import Cell, FullLink, cudnn_layer, product_type, recurrent_weight, shifted, stacked
 
 
@@ -48,13 +48,16 @@ class LstmCell(Cell):
         if self.diagonal:
             outputs, states = elementwise.recur("lstm", self.recurrent, (hidden, cell), projected)
             return outputs, torch.cat(states, -1)
+        if full_on_gpu.fits(self.recurrent):
+            outputs, last_cell = full_on_gpu.recur("lstm", self.recurrent, (hidden, cell), projected)
+            return outputs, torch.cat((outputs[:, -1].to(last_cell.dtype), last_cell), -1)
         result = _LstmLoop.apply(self.recurrent, hidden, cell, *projected)
         assert isinstance(result, tuple)
         outputs, last_cell = result
         return outputs, torch.cat((outputs[:, -1], last_cell), -1)
 
-    def on_cudnn(self, device: torch.device) -> bool:
-        return device.type == "cuda" and not self.diagonal
+    def on_cudnn(self) -> bool:
+        return self.recurrent.is_cuda and not self.diagonal and not full_on_gpu.fits(self.recurrent)
 
     def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
         hidden, cell = (state.contiguous() for state in initial.chunk(2, -1))

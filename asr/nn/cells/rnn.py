@@ -5,6 +5,7 @@ p = W x + b is given. With a diagonal recurrent matrix it is w * h for U h.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from asr.errors import ConfigError
-from asr.nn.cells import elementwise
-from asr.nn.cells.base import Cell, FullLink, cudnn_layer, gpu_loops, product_type, recurrent_weight, shifted, stacked
+from asr.nn.cells import elementwise, full_on_gpu
+from asr.nn.cells.base import Cell, FullLink, cudnn_layer, product_type, recurrent_weight, shifted, stacked
 from asr.nn.vanishing import omega_gradient
 
 Activation = Literal["tanh", "relu", "clipped_relu"]
@@ -51,13 +52,17 @@ class RnnCell(Cell):
         if self.diagonal:
             outputs, (hidden,) = elementwise.recur("rnn", self.recurrent, (initial,), projected)
             return outputs, hidden
+        if full_on_gpu.fits(self.recurrent) and not self.vanishing_weight:
+            clip = CLIP if self.activation == "clipped_relu" else math.inf
+            (outputs,) = full_on_gpu.recur(self.activation, self.recurrent, (initial,), projected, clip=clip)
+            return outputs, outputs[:, -1]
         outputs = _RnnLoop.apply(self.activation, self.vanishing_weight, self.recurrent, initial, *projected)
         assert isinstance(outputs, Tensor)
         return outputs, outputs[:, -1]
 
-    def on_cudnn(self, device: torch.device) -> bool:
+    def on_cudnn(self) -> bool:
         fits = not self.diagonal and self.activation != "clipped_relu" and not self.vanishing_weight
-        return fits and device.type == "cuda"
+        return fits and self.recurrent.is_cuda and not full_on_gpu.fits(self.recurrent)
 
     def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
         function = torch._VF.rnn_tanh if self.activation == "tanh" else torch._VF.rnn_relu
@@ -77,11 +82,7 @@ class _RnnLoop(torch.autograd.Function):
         ctx, activation: Activation, vanishing_weight: float, recurrent: Tensor, initial: Tensor, *projected: Tensor
     ) -> Tensor:
         outputs = stacked(projected, recurrent)
-        loops = gpu_loops(outputs) if activation == "clipped_relu" else None
-        if loops is not None:
-            loops.rnn_forward(outputs, initial, recurrent, CLIP)
-        else:
-            _run(activation, outputs, initial, FullLink(recurrent))
+        _run(activation, outputs, initial, FullLink(recurrent))
         ctx.save_for_backward(outputs, recurrent, initial)
         ctx.activation, ctx.projected_type, ctx.product_type = activation, projected[0].dtype, product_type(recurrent)
         ctx.vanishing_weight = vanishing_weight
@@ -92,11 +93,7 @@ class _RnnLoop(torch.autograd.Function):
         outputs, recurrent, initial = ctx.saved_tensors
         link = FullLink(recurrent)
         d_gates = gradients[0].clone(memory_format=torch.contiguous_format)  # d(hidden), then d(pre-activation)
-        loops = gpu_loops(outputs) if ctx.activation == "clipped_relu" else None
-        if loops is not None:
-            loops.rnn_backward(d_gates, outputs, recurrent, CLIP)
-        else:
-            _run_back(ctx.activation, d_gates, outputs, link)
+        _run_back(ctx.activation, d_gates, outputs, link)
         d_initial = torch.zeros_like(initial)
         link.add_carry(d_initial, d_gates[:, 0])
         d_recurrent = link.gradient(d_gates, shifted(initial, outputs), ctx.product_type)

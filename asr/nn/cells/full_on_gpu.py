@@ -1,0 +1,143 @@
+"""Recurrences with full matrices on a GPU: autograd around the kernels of `_triton_full`.
+
+    tanh, relu, clipped_relu    h' = f(p + U h)
+    gru_after, gru_before       `asr.nn.cells.gru` has the equations
+    lstm                        `asr.nn.cells.lstm`
+
+Under autocast the products, and what is given for the next layer, are of its type; what a unit carries from frame to
+frame, gates and all sums stay float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from asr.nn.cells.base import FullLink, product_type, shifted
+
+Kind = Literal["tanh", "relu", "clipped_relu", "gru_after", "gru_before", "lstm"]
+
+
+def fits(like: Tensor) -> bool:
+    """Whether the kernels take the recurrent weights `like`, where they are now."""
+    return like.is_cuda and like.dtype == torch.float32 and not torch.compiler.is_compiling() and _kernels() is not None
+
+
+def recur(
+    kind: Kind,
+    recurrent: Tensor,
+    initial: tuple[Tensor, ...],
+    projected: Sequence[Tensor],
+    *,
+    bias: Tensor | None = None,
+    clip: float = math.inf,
+) -> tuple[Tensor, ...]:
+    """Run K chains.
+
+    Args:
+        kind: of cell.
+        recurrent: (K, G * H, H).
+        initial: the states before the first frame, each (K, B, H), the hidden one first.
+        projected: K times (S, B, G * H), at least one frame, in any floating type.
+        bias: (K, H), a gru_after's c.
+        clip: a clipped_relu's.
+
+    Returns:
+        Hidden states (K, S, B, H), and a lstm's last cell state (K, B, H).
+    """
+    return _Loop.apply(kind, clip, recurrent, bias, len(initial), *initial, *projected)  # pyright: ignore[reportReturnType]
+
+
+def _kernels() -> ModuleType | None:
+    try:
+        from asr.nn.cells import _triton_full
+    except ImportError:  # torch brings Triton along on Linux only
+        return None
+    return _triton_full
+
+
+class _Loop(torch.autograd.Function):
+    """(kind, clip, recurrent, bias, N, N initial states, K projections) -> a tuple as `recur` gives."""
+
+    @staticmethod
+    def forward(
+        ctx, kind: Kind, clip: float, recurrent: Tensor, bias: Tensor | None, num_states: int, *tensors: Tensor
+    ) -> Any:
+        loops = _kernels()
+        assert loops is not None
+        initial, projected = tensors[:num_states], tensors[num_states:]
+        p = torch.stack(projected) if len(projected) > 1 else projected[0][None].contiguous()
+        dtype = product_type(recurrent)
+        hidden = initial[0].contiguous()
+        first = hidden.to(dtype)
+        weight = recurrent.to(dtype).contiguous()
+        shape = (*p.shape[:3], hidden.shape[-1])
+        outputs = p.new_empty(shape, dtype=dtype)
+        kept: tuple[Tensor, ...] = ()
+        if kind == "lstm":
+            cell = initial[1].contiguous()
+            kept = (_gates(p, 4, shape), outputs.new_empty(shape, dtype=torch.float32), cell)
+            loops.run(loops.lstm_forward, (p, weight, cell, first, outputs, *kept[:2]), shape)
+        elif kind == "gru_after":
+            assert bias is not None
+            kept = (_gates(p, 4, shape),)
+            loops.run(loops.gru_after_forward, (p, weight, bias.contiguous(), hidden, first, outputs, *kept), shape)
+        elif kind == "gru_before":
+            kept = (_gates(p, 3, shape), torch.empty_like(outputs))
+            loops.run(loops.gru_before_forward, (p, weight, hidden, first, outputs, *kept), shape)
+        else:
+            loops.run(loops.rnn_forward, (p, weight, first, outputs), shape, clip, TANH=kind == "tanh")
+        ctx.save_for_backward(recurrent, first, outputs, *kept)
+        ctx.kind, ctx.clip, ctx.shape, ctx.projected_type = kind, clip, shape, p.dtype
+        return (outputs, kept[1][:, -1].clone()) if kind == "lstm" else (outputs,)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        loops = _kernels()
+        assert loops is not None
+        recurrent, first, outputs, *kept = ctx.saved_tensors
+        kind, shape, dtype = ctx.kind, ctx.shape, outputs.dtype
+        transposed = recurrent.to(dtype).mT.contiguous()  # (K, H, G * H)
+        d_outputs = gradients[0].contiguous()
+        d_p = outputs.new_empty(*shape[:3], recurrent.shape[1])
+        d_inner = d_p  # of U h
+        d_initial = [torch.empty(first.shape, dtype=torch.float32, device=first.device)]
+        d_bias = None
+        if kind == "lstm":
+            gates, cells, cell = kept
+            d_initial.append(torch.empty_like(d_initial[0]))
+            tensors = (d_p, *d_initial, d_outputs, gradients[1].contiguous(), gates, cells, cell, transposed)
+            loops.run(loops.lstm_backward, tensors, shape)
+        elif kind == "gru_after":
+            d_inner = torch.empty_like(d_p)
+            tensors = (d_p, d_inner, *d_initial, d_outputs, *kept, outputs, first, transposed)
+            loops.run(loops.gru_after_backward, tensors, shape)
+            d_bias = d_inner[..., 2 * shape[3] :].sum((1, 2), dtype=torch.float32)
+        elif kind == "gru_before":
+            tensors = (d_p, *d_initial, d_outputs, kept[0], outputs, first, transposed)
+            loops.run(loops.gru_before_backward, tensors, shape)
+        else:
+            tensors = (d_p, d_outputs, outputs, transposed)
+            loops.run(loops.rnn_backward, tensors, shape, ctx.clip, TANH=kind == "tanh")
+            d_initial = [torch.matmul(d_p[:, 0].float(), recurrent)]
+        before = shifted(first, outputs)
+        if kind == "gru_before":
+            into_gates, into_candidate = d_p.split((2 * shape[3], shape[3]), -1)
+            parts = (FullLink.gradient(into_gates, before, dtype), FullLink.gradient(into_candidate, kept[1], dtype))
+            d_recurrent = torch.cat(parts, 1)
+        else:
+            d_recurrent = FullLink.gradient(d_inner, before, dtype)
+        d_projected = d_p.to(ctx.projected_type).unbind(0)
+        return None, None, d_recurrent.to(recurrent.dtype), d_bias, None, *d_initial, *d_projected
+
+
+def _gates(p: Tensor, number: int, shape: tuple[int, ...]) -> Tensor:
+    """Memory for so many values of each unit, in float32."""
+    return p.new_empty(*shape[:3], number * shape[3], dtype=torch.float32)
