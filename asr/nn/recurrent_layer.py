@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from asr.nn.batch_norm import NormalizedLinear
 from asr.nn.cells import Cell
-from asr.nn.masking import reverse_within_lengths
+from asr.nn.masking import reverse_within_lengths, valid_mask
 
 BLOCK_FRAMES = 4096  # of longer audio; 80 s at 20 ms a frame, so batches of utterances go through at once
 
@@ -70,14 +70,21 @@ class RecurrentLayer(nn.Module):
         initial = inputs.new_zeros(
             self.num_directions, self.dilation * batch, self.state_size, dtype=self.projection.weight.dtype
         )
-        if self.training and isinstance(self.projection, NormalizedLinear) and not self.cell.on_cudnn(inputs.device):
+        on_cudnn = self.cell.on_cudnn(inputs.device)
+        in_blocks = num_frames > BLOCK_FRAMES and not torch.is_grad_enabled()
+        if on_cudnn and self.cell.hold and self.num_directions == 2 and self.dilation == 1 and not in_blocks:
+            padding = ~valid_mask(lengths, num_frames).T
+            weight, bias = self._weight_and_bias(inputs, lengths)
+            both = self.cell.both_directions(inputs.transpose(0, 1), padding, weight, bias, initial).transpose(0, 1)
+            return both if self.merge == "concat" else torch.add(*both.chunk(2, -1))
+        if self.training and isinstance(self.projection, NormalizedLinear) and not on_cudnn:
             # While there are fewer frames than features, or not many more, folding costs more than it saves (ADR 2).
             projected = self.projection(inputs, lengths).chunk(self.num_directions, -1)
             outputs, _ = self.cell.recur(self._chains(projected, lengths), initial)  # (K, S / d, d * B, H)
         else:
             weight, bias = self._weight_and_bias(inputs, lengths)
             chains = self._chains([inputs] * self.num_directions, lengths)
-            if num_frames > BLOCK_FRAMES and not torch.is_grad_enabled():
+            if in_blocks:
                 outputs = self._in_blocks(chains, weight, bias, initial)
             else:
                 outputs, _ = self.cell(chains, weight, bias, initial)

@@ -8,8 +8,13 @@ from types import ModuleType
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+
+HOLD = 1000.0  # what a mark adds to a gate, eight times: its sigmoid is exactly 0 or 1
+MARKS = 8  # marks that a frame has, all alike: cuDNN's fast products want whole eighths of features
+CUDNN_WITH_BF16 = 91300  # the first version whose recurrences take bf16
 
 
 class Cell(nn.Module, ABC):
@@ -22,10 +27,13 @@ class Cell(nn.Module, ABC):
     Attributes:
         num_gates: G; a frame's input is projected to G * H features.
         num_states: what a chain carries is num_states * H numbers, the hidden state first.
+        hold: for each gate 1, -1 or 0: what has to be open, shut, or may be anything for a state of 0 to stay 0; none
+            if no gate can do that.
     """
 
     num_gates: int
     num_states: int = 1
+    hold: tuple[int, ...] = ()
 
     def __init__(self, *, hidden_size: int, num_chains: int) -> None:
         super().__init__()
@@ -53,12 +61,10 @@ class Cell(nn.Module, ABC):
         Returns:
             Hidden states, and the states after the last frame.
         """
-        weights, biases = weight.chunk(self.num_chains), bias.chunk(self.num_chains)
         if self.on_cudnn(chains[0].device):
-            results = [
-                self.cudnn(chain, weights[k], biases[k], initial[k : k + 1], k) for k, chain in enumerate(chains)
-            ]
+            results = [self._on_cudnn(chain, weight, bias, initial, (k,)) for k, chain in enumerate(chains)]
             return torch.stack([out for out, _ in results]), torch.cat([final for _, final in results])
+        weights, biases = weight.chunk(self.num_chains), bias.chunk(self.num_chains)
         projected = [F.linear(chain, weights[k], biases[k]) for k, chain in enumerate(chains)]
         return self.recur(projected, initial)
 
@@ -72,8 +78,56 @@ class Cell(nn.Module, ABC):
         """Whether these equations run on cuDNN there."""
         return False
 
-    def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Run chain k, projection included, on cuDNN: (S, B, H) and (1, B, N)."""
+    def both_directions(
+        self,
+        inputs: Float[Tensor, "S B D"],
+        padding: Bool[Tensor, "S B"],
+        weight: Float[Tensor, "O D"],
+        bias: Float[Tensor, "O"],
+        initial: Float[Tensor, "2 B N"],
+    ) -> Float[Tensor, "S B E"]:
+        """Run chain 0 from the start and chain 1 from the end, in one call of cuDNN, which runs them side by side.
+
+        cuDNN reads a padded batch from the end of its padding, and would only be told of lengths that are on the CPU,
+        for which a step would have to wait. So each frame of padding carries marks that set the gates of `hold`: the
+        backward state is still exactly 0 where an item's last frame comes.
+
+        Args:
+            inputs: time first.
+            padding: True where an item is over.
+            weight, bias, initial: as for `forward`.
+
+        Returns:
+            Hidden states of both, the forward ones first, E = 2 * H; beyond an item's end they are unspecified.
+        """
+        kind = cudnn_type(weight)
+        inputs = torch.cat((inputs.to(kind), padding[..., None].to(kind).expand(-1, -1, MARKS)), -1)
+        marks = weight.new_zeros(2, self.num_gates, self.hidden_size, MARKS)
+        for gate, sign in enumerate(self.hold):
+            marks[:, gate] = sign * HOLD
+        return self._on_cudnn(inputs, torch.cat((weight, marks.flatten(0, 2)), 1), bias, initial, (0, 1))[0]
+
+    def _on_cudnn(
+        self, inputs: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, chains: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Run these chains, one or both directions, projection included: (S, B, K * H) and (K, B, N)."""
+        kind = cudnn_type(weight)
+        rows, shifts = weight.chunk(self.num_chains), bias.chunk(self.num_chains)
+        weights = [w.to(kind) for k in chains for w in self.cudnn_weights(rows[k], shifts[k], k)]
+        first = initial[chains[0] : chains[-1] + 1]
+        # Autocast would compute in float16 whatever its type is, in which the gradients of a large batch vanish.
+        with torch.autocast(inputs.device.type, enabled=False):
+            out, final = self.cudnn(inputs.to(kind), first.to(kind), weights, len(chains) == 2)
+        return out, final.to(initial.dtype)
+
+    def cudnn_weights(self, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, ...]:
+        """Chain k's, as cuDNN takes them: of the input, of the state, and a bias of each."""
+        raise NotImplementedError
+
+    def cudnn(
+        self, inputs: Tensor, initial: Tensor, weights: Sequence[Tensor], bidirectional: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Run cuDNN: (S, B, K * H) and (K, B, N)."""
         raise NotImplementedError
 
 
@@ -127,6 +181,13 @@ def product_type(like: Tensor) -> torch.dtype:
     """What large products are computed in: autocast's type where it is on, else that of `like`."""
     device = like.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
+
+
+def cudnn_type(like: Tensor) -> torch.dtype:
+    """What cuDNN's recurrences are computed in: as other products, but float32 if cuDNN is too old for bf16."""
+    kind = product_type(like)
+    old = (torch.backends.cudnn.version() or 0) < CUDNN_WITH_BF16
+    return torch.float32 if kind == torch.bfloat16 and old else kind
 
 
 def shifted(initial: Tensor, states: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ class GruCell(Cell):
     """
 
     num_gates = 3
+    hold = (0, 1, 0)
 
     def __init__(self, *, hidden_size: int, num_chains: int, reset: Reset = "after", diagonal: bool = False) -> None:
         super().__init__(hidden_size=hidden_size, num_chains=num_chains)
@@ -60,20 +61,15 @@ class GruCell(Cell):
     def on_cudnn(self, device: torch.device) -> bool:
         return device.type == "cuda" and self.reset == "after"
 
-    def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def cudnn_weights(self, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, ...]:
         inner = self.recurrent_bias.view(self.num_chains, -1)[k]
-        inner = torch.cat((inner.new_zeros(2 * self.hidden_size), inner))
-        return torch._VF.gru(  # nn.GRU's functional form
-            chain,
-            initial,
-            (weight, self.recurrent[k], bias, inner),
-            True,
-            1,
-            0.0,
-            torch.is_grad_enabled(),
-            False,
-            False,
-        )
+        return weight, self.recurrent[k], bias, torch.cat((inner.new_zeros(2 * self.hidden_size), inner))
+
+    def cudnn(
+        self, inputs: Tensor, initial: Tensor, weights: Sequence[Tensor], bidirectional: bool
+    ) -> tuple[Tensor, Tensor]:
+        # nn.GRU's functional form
+        return torch._VF.gru(inputs, initial, weights, True, 1, 0.0, torch.is_grad_enabled(), bidirectional, False)
 
 
 class _ResetAfterLoop(torch.autograd.Function):

@@ -30,6 +30,7 @@ class LstmCell(Cell):
 
     num_gates = 4
     num_states = 2
+    hold = (-1, 1, 0, 0)
 
     def __init__(self, *, hidden_size: int, num_chains: int, forget_bias: float = 1.0, diagonal: bool = False) -> None:
         super().__init__(hidden_size=hidden_size, num_chains=num_chains)
@@ -56,11 +57,15 @@ class LstmCell(Cell):
     def on_cudnn(self, device: torch.device) -> bool:
         return device.type == "cuda" and not self.diagonal
 
-    def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def cudnn_weights(self, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, ...]:
+        return weight, self.recurrent[k], bias, torch.zeros_like(bias)
+
+    def cudnn(
+        self, inputs: Tensor, initial: Tensor, weights: Sequence[Tensor], bidirectional: bool
+    ) -> tuple[Tensor, Tensor]:
         hidden, cell = (state.contiguous() for state in initial.chunk(2, -1))
-        weights = (weight, self.recurrent[k], bias, torch.zeros_like(bias))
         out, hidden, cell = torch._VF.lstm(  # nn.LSTM's functional form
-            chain, (hidden, cell), weights, True, 1, 0.0, torch.is_grad_enabled(), False, False
+            inputs, (hidden, cell), weights, True, 1, 0.0, torch.is_grad_enabled(), bidirectional, False
         )
         return out, torch.cat((hidden, cell), -1)
 

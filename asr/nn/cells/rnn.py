@@ -59,10 +59,14 @@ class RnnCell(Cell):
         fits = not self.diagonal and self.activation != "clipped_relu" and not self.vanishing_weight
         return fits and device.type == "cuda"
 
-    def cudnn(self, chain: Tensor, weight: Tensor, bias: Tensor, initial: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def cudnn_weights(self, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, ...]:
+        return weight, self.recurrent[k], bias, torch.zeros_like(bias)
+
+    def cudnn(
+        self, inputs: Tensor, initial: Tensor, weights: Sequence[Tensor], bidirectional: bool
+    ) -> tuple[Tensor, Tensor]:
         function = torch._VF.rnn_tanh if self.activation == "tanh" else torch._VF.rnn_relu  # nn.RNN's functional form
-        weights = (weight, self.recurrent[k], bias, torch.zeros_like(bias))
-        return function(chain, initial, weights, True, 1, 0.0, torch.is_grad_enabled(), False, False)
+        return function(inputs, initial, weights, True, 1, 0.0, torch.is_grad_enabled(), bidirectional, False)
 
 
 class _RnnLoop(torch.autograd.Function):
