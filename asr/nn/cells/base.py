@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-
 HOLD = 1000.0  # what a mark adds to a gate, eight times: its sigmoid is exactly 0 or 1
 MARKS = 8  # marks that a frame has, all alike: cuDNN's fast products want whole eighths of features
 CUDNN_WITH_BF16 = 91300  # the first version whose recurrences take bf16
@@ -95,7 +94,9 @@ class Cell(nn.Module, ABC):
         Args:
             inputs: time first.
             padding: True where an item is over.
-            weight, bias, initial: as for `forward`.
+            weight: as for `forward`.
+            bias: likewise.
+            initial: likewise.
 
         Returns:
             Hidden states of both, the forward ones first, E = 2 * H; beyond an item's end they are unspecified.
@@ -113,7 +114,8 @@ class Cell(nn.Module, ABC):
         """Run these chains, one or both directions, projection included: (S, B, K * H) and (K, B, N)."""
         kind = cudnn_type(weight)
         rows, shifts = weight.chunk(self.num_chains), bias.chunk(self.num_chains)
-        weights = [w.to(kind) for k in chains for w in self.cudnn_weights(rows[k], shifts[k], k)]
+        weights = [w for k in chains for w in self.cudnn_weights(rows[k], shifts[k], k)]
+        weights = _in_one_piece([w.to(kind) for w in weights])
         first = initial[chains[0] : chains[-1] + 1]
         # Autocast would compute in float16 whatever its type is, in which the gradients of a large batch vanish.
         with torch.autocast(inputs.device.type, enabled=False):
@@ -125,10 +127,18 @@ class Cell(nn.Module, ABC):
         raise NotImplementedError
 
     def cudnn(
-        self, inputs: Tensor, initial: Tensor, weights: Sequence[Tensor], bidirectional: bool
+        self, inputs: Tensor, initial: Tensor, weights: list[Tensor], bidirectional: bool
     ) -> tuple[Tensor, Tensor]:
         """Run cuDNN: (S, B, K * H) and (K, B, N)."""
         raise NotImplementedError
+
+
+def _in_one_piece(weights: Sequence[Tensor]) -> list[Tensor]:
+    """The same as views of one piece of memory, matrices first: what torch would else copy them to, with a warning."""
+    order = sorted(range(len(weights)), key=lambda i: weights[i].dim() == 1)
+    parts = torch.cat([weights[i].flatten() for i in order]).split([weights[i].numel() for i in order])
+    views = {i: part.view_as(weights[i]) for i, part in zip(order, parts, strict=True)}
+    return [views[i] for i in range(len(weights))]
 
 
 class FullLink:

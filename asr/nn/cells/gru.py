@@ -66,7 +66,7 @@ class GruCell(Cell):
         return weight, self.recurrent[k], bias, torch.cat((inner.new_zeros(2 * self.hidden_size), inner))
 
     def cudnn(
-        self, inputs: Tensor, initial: Tensor, weights: Sequence[Tensor], bidirectional: bool
+        self, inputs: Tensor, initial: Tensor, weights: list[Tensor], bidirectional: bool
     ) -> tuple[Tensor, Tensor]:
         # nn.GRU's functional form
         return torch._VF.gru(inputs, initial, weights, True, 1, 0.0, torch.is_grad_enabled(), bidirectional, False)

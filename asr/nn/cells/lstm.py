@@ -61,7 +61,7 @@ class LstmCell(Cell):
         return weight, self.recurrent[k], bias, torch.zeros_like(bias)
 
     def cudnn(
-        self, inputs: Tensor, initial: Tensor, weights: Sequence[Tensor], bidirectional: bool
+        self, inputs: Tensor, initial: Tensor, weights: list[Tensor], bidirectional: bool
     ) -> tuple[Tensor, Tensor]:
         hidden, cell = (state.contiguous() for state in initial.chunk(2, -1))
         out, hidden, cell = torch._VF.lstm(  # nn.LSTM's functional form

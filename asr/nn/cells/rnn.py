@@ -63,7 +63,7 @@ class RnnCell(Cell):
         return weight, self.recurrent[k], bias, torch.zeros_like(bias)
 
     def cudnn(
-        self, inputs: Tensor, initial: Tensor, weights: Sequence[Tensor], bidirectional: bool
+        self, inputs: Tensor, initial: Tensor, weights: list[Tensor], bidirectional: bool
     ) -> tuple[Tensor, Tensor]:
         function = torch._VF.rnn_tanh if self.activation == "tanh" else torch._VF.rnn_relu  # nn.RNN's functional form
         return function(inputs, initial, weights, True, 1, 0.0, torch.is_grad_enabled(), bidirectional, False)
