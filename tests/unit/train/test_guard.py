@@ -90,7 +90,7 @@ def test_what_is_not_finite_changes_nothing(optim: Optim, spoilt: str) -> None:
 
 
 def test_a_first_step_of_sgd_that_is_refused_leaves_no_momenta_but_zeros() -> None:
-    """torch's fused SGD makes them of whatever the memory holds, and then does not write them."""
+    """Torch's fused SGD makes them of whatever the memory holds, and then does not write them."""
     tasks = [task_of(Optim(name="sgd", momentum=0.9)) for _ in range(2)]
     for task, seeds in zip(tasks, (["nan", ""], [""]), strict=True):
         optimizer = task.configure_optimizers()
