@@ -49,9 +49,12 @@ def emit(**row: Any) -> None:
 def provenance() -> dict[str, Any]:
     """Command, commit, hardware, date and versions."""
     root = Path(__file__).parents[1]
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False
-    ).stdout.strip()
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False
+        ).stdout.strip()
+    except FileNotFoundError:  # a machine without git
+        commit = ""
     return {
         "command": " ".join([Path(sys.executable).name, *sys.argv]),
         "commit": commit,

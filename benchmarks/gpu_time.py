@@ -48,11 +48,16 @@ def kernels_of(step: Callable[[], Any], steps: int) -> list[Kernel]:
     assert profile.profiler is not None
     results = profile.profiler.kineto_results
     assert results is not None
-    return [
+    kernels = [
         Kernel(event.name(), 1e-9 * event.start_ns(), 1e-9 * event.duration_ns())
         for event in results.events()
         if event.device_type() == DeviceType.CUDA and not event.is_user_annotation()
     ]
+    if not kernels:
+        raise RuntimeError(
+            "torch's profiler has recorded no kernel: it needs CUPTI, which torch's CUDA builds bring along"
+        )
+    return kernels
 
 
 def busy_seconds(kernels: Iterable[Kernel]) -> float:

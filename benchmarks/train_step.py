@@ -93,39 +93,45 @@ def compare(
         steps["plain"] = plain_step(plain, device, bf16)
 
     for items, seconds in SHAPES[device]:
-        batch = made_up_batch(items, seconds, device)
-        runs, failed = runnable({name: partial(function, batch) for name, function in steps.items()})
-        times = side_by_side(runs, repeats=repeats)
-        medians = {name: spread(values) for name, values in times.items()}
-        audio_seconds = float(batch[1].sum()) / RATE_HZ
-        row: dict[str, Any] = {
-            "benchmark": "train_step_deterministic" if deterministic else "train_step",
+        what = {
             "model": " ".join(overrides) or DEEP_SPEECH,
             "batch": f"{items} x {seconds:g} s",
             "precision": "bf16" if bf16 else "float32",
-            "parameters": {name: _count(module) for name, module in modules.items()},
-            "audio_seconds_per_second": {name: audio_seconds / s["median"] for name, s in medians.items()},
-            "seconds": medians,
-            "multiply_adds_per_audio_second": per_second,
         }
-        first = medians["ours"]["median"]
-        if len(medians) > 1:
-            row["ratio"] = medians[[*medians][-1]]["median"] / first
-        if failed:
-            row["failed"] = failed
-        if device == "cuda":
-            row["peak_gigabytes"] = torch.cuda.max_memory_allocated() / 1e9
-            if not deterministic:
+        try:
+            batch = made_up_batch(items, seconds, device)
+            audio_seconds = float(batch[1].sum()) / RATE_HZ
+            runs, failed = runnable({name: partial(function, batch) for name, function in steps.items()})
+            times = side_by_side(runs, repeats=repeats)
+            medians = {name: spread(values) for name, values in times.items()}
+            first, *others = (values["median"] for values in medians.values())
+            emit(
+                benchmark="train_step_deterministic" if deterministic else "train_step",
+                **what,
+                parameters={name: _count(module) for name, module in modules.items()},
+                audio_seconds_per_second={name: audio_seconds / s["median"] for name, s in medians.items()},
+                seconds=medians,
+                **({"ratio": others[0] / first} if others else {}),
+                **({"failed": failed} if failed else {}),
+            )
+            if device == "cuda" and not deterministic:
                 operations = 2 * PASSES * per_second * audio_seconds
-                row |= {
-                    "audio_hours_per_hour": audio_seconds / first,
-                    "operations_per_second": operations / first,
-                    "bf16_product_operations_per_second": peak,
-                    "utilisation": operations / first / peak,
-                    "ctc_seconds": ctc_seconds(ours, batch),
+                emit(
+                    benchmark="train_step_gpu",
+                    **what,
+                    audio_hours_per_hour=audio_seconds / first,
+                    multiply_adds_per_audio_second=per_second,
+                    operations_per_second=operations / first,
+                    peak_operations_per_second=peak,
+                    utilisation=operations / first / peak,
+                    peak_gigabytes=torch.cuda.max_memory_allocated() / 1e9,
+                    ctc_seconds=ctc_seconds(ours, batch),
                     **summary(kernels_of(runs["ours"], PROFILED_STEPS), steps=PROFILED_STEPS, step_seconds=first),
-                }
-        emit(**row)
+                )
+        except RuntimeError as error:  # of which out of memory is one: the next batch or model may do
+            if device == "cpu":
+                raise
+            emit(benchmark="train_step", **what, failed={"ours": str(error).splitlines()[0]})
 
 
 def ours_step(ours: SpeechModel, device: str, bf16: bool) -> Step:
