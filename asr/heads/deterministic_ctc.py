@@ -59,8 +59,8 @@ def _tried(device: torch.device) -> ModuleType | None:
     except Exception as error:  # Triton has no type for all of its own; whatever it is, there is another way
         reason = str(error).partition("\n")[0]
         warnings.warn(
-            f"Triton cannot build CTC's kernel ({reason}), for which it needs a C compiler and Python's headers; without "
-            "it each step waits for the GPU",
+            f"Triton cannot build CTC's kernel ({reason}), for which it needs a C compiler and Python's headers; "
+            "without it each step waits for the GPU",
             stacklevel=2,
         )
         return None
