@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from asr.heads.deterministic_ctc import BLANK, deterministic_ctc_loss
+from asr.heads.deterministic_ctc import BLANK, deterministic_ctc_loss, one_launch
 
 
 class CtcHead(nn.Module):
@@ -40,10 +40,10 @@ def ctc_loss(
     """-log p(targets | audio) of each utterance, summed over all alignments; inf where there is none.
 
     Infeasible utterances never get here: `asr.data.corpus.drop_unusable` finds them before the first step. So
-    `zero_infinity`, which would hide them, is not used. In torch's deterministic mode a GPU has no gradient for it;
-    `deterministic_ctc_loss` has.
+    `zero_infinity`, which would hide them, is not used. On a GPU torch's own waits for the device, and in
+    deterministic mode it has no gradient; `deterministic_ctc_loss` does neither.
     """
-    if log_probs.is_cuda and torch.are_deterministic_algorithms_enabled():
+    if log_probs.is_cuda and (torch.are_deterministic_algorithms_enabled() or one_launch(log_probs) is not None):
         return deterministic_ctc_loss(log_probs, lengths, targets, target_lengths)
     return F.ctc_loss(
         log_probs.transpose(0, 1), targets, lengths, target_lengths, blank=BLANK, reduction="none", zero_infinity=False

@@ -1,10 +1,17 @@
-"""CTC's loss and gradient without atomic additions: bit for bit the same in each run on a GPU, where torch's are not.
+"""CTC's loss and gradient for GPUs: bit for bit the same in each run, and without waiting for the device.
+
+torch's adds up in an order that changes, and takes lengths from the CPU and back, for which it waits twice.
 
 Graves et al. 2006, equations 5 to 16: alpha of the items and of their mirror images, which are the betas, go through
 one recursion over frames in float64; the posteriors of a token's places are added up by a matrix product.
 """
 
 from __future__ import annotations
+
+import os
+import warnings
+from functools import lru_cache
+from types import ModuleType
 
 import torch
 from jaxtyping import Float, Int
@@ -23,11 +30,41 @@ def deterministic_ctc_loss(
 ) -> Float[Tensor, "B"]:
     """-log p(targets | audio) of each utterance; inf, with a gradient of NaN as torch's, where there is no alignment.
 
-    The recursion asks for some ten small kernels a frame, so it costs more than torch's own; see docs/numerics.md.
+    Without Triton the recursion asks for some ten small kernels a frame and takes many times as long.
     """
     loss = _Loss.apply(log_probs, lengths, targets, target_lengths)
     assert isinstance(loss, Tensor)
     return loss
+
+
+def one_launch(like: Tensor) -> ModuleType | None:
+    """The recursion as one launch on a GPU; None where torch's operations have to do, frame by frame."""
+    if not like.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        return None
+    return _tried(like.device)
+
+
+@lru_cache
+def _tried(device: torch.device) -> ModuleType | None:
+    """The kernel's module if it can be built and run there."""
+    try:
+        from asr.heads import _triton_ctc
+    except ImportError:  # torch brings Triton along on Linux only
+        return None
+    emitted = torch.zeros(1, 2, 1, dtype=torch.float64, device=device)
+    try:
+        _triton_ctc.alphas(emitted, emitted[:, 0] > 0)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # Triton has no type for all of its own; whatever it is, there is another way
+        reason = str(error).partition("\n")[0]
+        warnings.warn(
+            f"Triton cannot build CTC's kernel ({reason}), for which it needs a C compiler and Python's headers; "
+            "without it each step waits for the GPU",
+            stacklevel=2,
+        )
+        return None
+    return _triton_ctc
 
 
 class _Loss(torch.autograd.Function):
@@ -37,7 +74,7 @@ class _Loss(torch.autograd.Function):
         num_places = 2 * target_lengths + 1
         labels = targets.new_full((len(targets), places), BLANK)
         labels[:, 1::2] = targets
-        emitted = log_probs.double().gather(2, labels[:, None].expand(-1, log_probs.shape[1], -1))  # (B, S, P)
+        emitted = log_probs.gather(2, labels[:, None].expand(-1, log_probs.shape[1], -1)).double()  # (B, S, P)
 
         def mirror(values: Tensor) -> Tensor:
             backwards = reverse_within_lengths(values, lengths)
@@ -47,15 +84,18 @@ class _Loss(torch.autograd.Function):
         mirrored_labels = reverse_within_lengths(labels, num_places)
         forwards, backwards = _alphas(both, torch.cat((labels, mirrored_labels)), torch.cat((num_places,) * 2)).chunk(2)
         last = (lengths - 1).clamp(min=0)
-        final = forwards[torch.arange(len(last)), last]  # (B, P)
+        final = forwards.gather(1, last[:, None, None].expand(-1, 1, places))[:, 0]  # (B, P)
         ends = final.gather(1, torch.stack((num_places - 1, (num_places - 2).clamp(min=0)), dim=1))
         ends[:, 1].masked_fill_(target_lengths == 0, -torch.inf)
         total = torch.where(lengths > 0, ends.logsumexp(1), torch.where(target_lengths == 0, 0.0, -torch.inf))
         posterior = (forwards + mirror(backwards) - emitted - total[:, None, None]).exp()
         real = valid_mask(lengths, posterior.shape[1])[:, :, None] & valid_mask(num_places, places)[:, None]
         posterior = posterior.masked_fill(~real, 0.0).to(log_probs.dtype)
-        one_hot = torch.nn.functional.one_hot(labels, log_probs.shape[2]).to(log_probs.dtype)
-        ctx.save_for_backward(posterior @ one_hot)  # (B, S, V)
+        tokens = torch.arange(log_probs.shape[2], device=labels.device)
+        one_hot = (labels[..., None] == tokens).to(log_probs.dtype)  # (B, P, V)
+        # In two parts, so that products in TF32, which keep 11 bits of each factor, lose nothing that counts.
+        coarse = posterior.bfloat16().to(posterior.dtype)
+        ctx.save_for_backward((coarse @ one_hot).add_((posterior - coarse) @ one_hot))  # (B, S, V)
         return -total.to(log_probs.dtype)
 
     @staticmethod
@@ -69,8 +109,11 @@ def _alphas(emitted: Tensor, labels: Tensor, num_places: Tensor) -> Tensor:
     num_items, num_frames, places = emitted.shape
     skips = torch.zeros_like(labels, dtype=torch.bool)  # places that follow the one before last: another token's
     skips[:, 2:] = (labels[:, 2:] != BLANK) & (labels[:, 2:] != labels[:, :-2])
-    skips_cost = torch.where(skips, 0.0, -torch.inf).to(emitted.dtype)
     emitted = emitted.masked_fill(~valid_mask(num_places, places)[:, None], -torch.inf)
+    triton_ctc = one_launch(emitted)
+    if triton_ctc is not None:
+        return triton_ctc.alphas(emitted, skips)
+    skips_cost = torch.where(skips, 0.0, -torch.inf).to(emitted.dtype)
     # Two places more at the left, which nothing ever reaches, stand for what lies before the first.
     alpha = emitted.new_full((num_items, places + 2), -torch.inf)
     alpha[:, 2 : 2 + min(2, places)] = emitted[:, 0, :2]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -38,11 +39,17 @@ def build_and_count(config: StackOptions, input_size: int, num_frames: int) -> t
         The stack, in eval mode, with normally distributed weights for orthogonal ones; and the multiply-adds of matrix
         products and convolutions.
     """
-    with _Uncomputed() as products, torch.no_grad():
+    with _Uncomputed():
         stack = stacks.build(config, input_size).eval()
-        products.operations = 0
-        stack(torch.zeros(1, num_frames, input_size), torch.tensor([num_frames]))
-    return stack, products.operations / 2 / num_frames
+    return stack, multiply_adds(stack, torch.zeros(1, num_frames, input_size), torch.tensor([num_frames])) / num_frames
+
+
+@torch.no_grad()
+def multiply_adds(module: nn.Module, *inputs: Tensor) -> float:
+    """Those of matrix products and convolutions in one call of `module`, which gives nothing of use."""
+    with _Uncomputed() as products:
+        module(*inputs)
+    return products.operations / 2
 
 
 class _Uncomputed(TorchDispatchMode):

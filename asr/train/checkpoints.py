@@ -67,7 +67,8 @@ class FolderIO(CheckpointIO):
         folder = self._newest = Path(path)  # `newest_sound` has compared its checksums
         if not (folder / TRAINER).is_file():
             raise CheckpointError(f"{folder}: holds no {TRAINER}: it can be decoded with, not resumed")
-        state = torch.load(folder / TRAINER, map_location=map_location, weights_only=True)
+        # To the CPU: it may be of a GPU that this machine does not have, or that the model now fills.
+        state = torch.load(folder / TRAINER, map_location=map_location or "cpu", weights_only=True)
         if not state["state_dict"]:
             weights = load_file(folder / WEIGHTS)
             state["state_dict"] = {f"model.{name}": tensor for name, tensor in weights.items()}

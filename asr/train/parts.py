@@ -132,7 +132,7 @@ def make_loaders(
         validation, validation_plan, encode=lambda text: [], rank=mine, world_size=world_size
     )
     return (
-        BatchLoader(train_dataset, num_workers=data.num_workers, pin_memory=torch.cuda.is_available()),
+        BatchLoader(train_dataset, num_workers=data.num_workers, pin_memory=on_gpu(config)),
         BatchLoader(validation_dataset, num_workers=0),
     )
 
@@ -157,4 +157,6 @@ def uses_bf16(precision: str, on_gpu: bool) -> bool:
     """Whether to compute in bf16: where asked, or by itself where the device has instructions for it."""
     if precision != "auto":
         return precision == "bf16"
-    return torch.cuda.is_bf16_supported() if on_gpu else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if on_gpu:  # old ones emulate it, at the speed of float32
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -76,9 +76,13 @@ class CtcTask(lightning.LightningModule):
         ]
         if self.optim.name == "sgd":
             momentum = self.optim.momentum
-            return torch.optim.SGD(
+            optimizer = torch.optim.SGD(
                 groups, lr=self.optim.learning_rate, momentum=momentum, nesterov=momentum > 0, fused=True
             )
+            # The fused one would leave the momenta of a first step that the guard refuses as the memory had them.
+            for parameter in self.model.parameters() if momentum else ():
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            return optimizer
         return torch.optim.AdamW(groups, lr=self.optim.learning_rate, betas=self.optim.betas, fused=True)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

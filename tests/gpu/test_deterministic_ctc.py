@@ -25,3 +25,17 @@ def test_twice_the_same_and_as_on_the_cpu() -> None:
         torch.use_deterministic_algorithms(False)
     assert torch.equal(results[0], results[1])
     assert float((results[0] - results[2]).abs().max()) <= 1e-4
+
+
+def test_nothing_waits_for_the_device() -> None:
+    lengths, target_lengths = torch.tensor([50, 43], device="cuda"), torch.tensor([20, 0], device="cuda")
+    logits = torch.randn(2, 50, 30, device="cuda", requires_grad=True)
+    targets = torch.randint(1, 30, (2, 20), device="cuda")
+    for mode in ("default", "error"):  # first compile
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            ctc_loss(logits.log_softmax(-1), lengths, targets, target_lengths).sum().backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert logits.grad is not None
+    assert bool(logits.grad.isfinite().all())

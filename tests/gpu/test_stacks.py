@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from asr import stacks
 from asr.config.options import names, validate_stack
 from asr.errors import NotStreamable
-from asr.nn.cells import Cell, GruCell, LstmCell, RnnCell, elementwise
-from asr.nn.cells.base import gpu_loops
+from asr.nn.cells import Cell, GruCell, LstmCell, RnnCell, elementwise, full_on_gpu
 from asr.nn.precision import whole_float32
 from asr.stacks.base import Stack, State
 from tests.support.streaming import streamed
@@ -232,31 +231,31 @@ CUDNN: dict[str, Callable[..., Cell]] = {
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", CUDNN)
 @pytest.mark.parametrize("sizes", [(6, 8), (33, 70), (512, 512)])
-def test_cudnn_takes_the_weights_as_they_lie(name: str, sizes: tuple[int, int]) -> None:
+def test_cudnn_takes_the_weights_as_they_lie(
+    name: str, sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a copy of them, of which torch would warn."""
+    monkeypatch.setattr(full_on_gpu, "fits", lambda like: False)
     cell = CUDNN[name](hidden_size=sizes[1], num_chains=1).to(DEVICE)
     weight = torch.randn(cell.num_gates * sizes[1], sizes[0], device=DEVICE, requires_grad=True)
     bias = torch.zeros(len(weight), device=DEVICE, requires_grad=True)
     initial = torch.zeros(1, 3, cell.num_states * sizes[1], device=DEVICE)
     outputs, _ = cell([torch.randn(5, 3, sizes[0], device=DEVICE)], weight, bias, initial)
-    assert cell.on_cudnn(weight.device)
+    assert cell.on_cudnn()
     outputs.sum().backward()
 
 
 def test_what_runs_where() -> None:
     """As the table of docs/stacks.md says, for cells; the other stacks have one path each."""
-    device = torch.device(DEVICE)
-    assert GruCell(hidden_size=8, num_chains=1).on_cudnn(device)
-    assert LstmCell(hidden_size=8, num_chains=1).on_cudnn(device)
-    assert RnnCell(hidden_size=8, num_chains=1).on_cudnn(device)
-    assert not RnnCell(hidden_size=8, num_chains=1, activation="clipped_relu").on_cudnn(device)
-    assert not GruCell(hidden_size=8, num_chains=1, reset="before").on_cudnn(device)
-    like = torch.zeros(1, device=device)
-    loops = gpu_loops(like), elementwise._loops(like)
-    assert [module and module.__name__ for module in loops] == [
-        "asr.nn.cells._triton_full",
-        "asr.nn.cells._triton",
-    ]
+    like = torch.zeros(1, device=DEVICE)
+    assert full_on_gpu.fits(like)
+    assert not full_on_gpu.fits(like.double())
+    loops = elementwise._loops(like)
+    assert loops is not None
+    assert loops.__name__ == "asr.nn.cells._triton"
+    for cell in CUDNN.values():
+        assert not cell(hidden_size=8, num_chains=1).to(DEVICE).on_cudnn()
+        assert cell(hidden_size=8, num_chains=1).to(DEVICE).double().on_cudnn()
 
 
 def test_there_are_stacks() -> None:

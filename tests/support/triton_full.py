@@ -2,64 +2,82 @@
 
     TRITON_INTERPRET=1 python -m tests.support.triton_full
 
-One JSON object: name -> largest difference from the float64 loops that a CPU runs.
+One JSON object: name -> largest difference from the float64 loops that a CPU runs, relative to the largest value.
 """
 
 import json
+import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from asr.nn.cells import _triton_full
-from asr.nn.cells.gru import GruCell
-from asr.nn.cells.rnn import CLIP, RnnCell
+from asr.nn.cells import FULL_CELLS, Cell, full_on_gpu
+from asr.nn.cells.rnn import CLIP
 
-CHAINS, FRAMES, BATCH, SIZE = 2, 5, 19, 70  # more rows than a program has, more units than a tile, neither a multiple
+CHAINS, FRAMES = 2, 5
+SHAPES = {"few": (5, 150), "many": (19, 70)}  # items, units: more of both than a program takes at a time, no multiples
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tanh": ("rnn", {"activation": "tanh"}),
+    "relu": ("rnn", {"activation": "relu"}),
+    "clipped_relu": ("rnn", {"activation": "clipped_relu"}),
+    "gru_after": ("gru", {"reset": "after"}),
+    "gru_before": ("gru", {"reset": "before"}),
+    "lstm": ("lstm", {}),
+}
 
 
 def main() -> None:
-    torch.manual_seed(0)
     errors: dict[str, float] = {}
-    initial = torch.rand(CHAINS, BATCH, SIZE)
-    gradient = torch.randn(CHAINS, FRAMES, BATCH, SIZE)
-
-    cell = RnnCell(hidden_size=SIZE, num_chains=CHAINS, activation="clipped_relu")
-    with torch.no_grad():
-        cell.recurrent.mul_(1.5)  # so that some units reach the clip
-    projected = 10 * torch.randn(CHAINS, FRAMES, BATCH, SIZE)
-    outputs = projected.clone()
-    _triton_full.rnn_forward(outputs, initial, cell.recurrent.detach(), CLIP)
-    assert bool((outputs == CLIP).any())
-    assert bool((outputs == 0).any())
-    d_gates = gradient.clone()
-    _triton_full.rnn_backward(d_gates, outputs, cell.recurrent.detach(), CLIP)
-    expected, d_projected, _ = on_the_cpu(cell, projected, initial, gradient)
-    errors["rnn outputs"], errors["rnn gradient"] = worst(outputs, expected), worst(d_gates, d_projected)
-
-    cell = GruCell(hidden_size=SIZE, num_chains=CHAINS, reset="before")
-    projected = torch.randn(CHAINS, FRAMES, BATCH, 3 * SIZE)
-    gates, kept, outputs = projected.clone(), torch.empty_like(gradient), torch.empty_like(gradient)
-    _triton_full.gru_forward(gates, kept, outputs, initial, cell.recurrent.detach())
-    d_gates, d_initial = _triton_full.gru_backward(gradient, gates, outputs, initial, cell.recurrent.detach())
-    expected, d_projected, d_expected = on_the_cpu(cell, projected, initial, gradient)
-    errors["gru outputs"], errors["gru gradient"] = worst(outputs, expected), worst(d_gates, d_projected)
-    errors["gru gradient of the initial state"] = worst(d_initial, d_expected)
+    for kind, (name, options) in KINDS.items():
+        for rows, (batch, size) in SHAPES.items():
+            torch.manual_seed(0)
+            cell: Cell = FULL_CELLS[name](hidden_size=size, num_chains=CHAINS, **options)
+            for parameter in cell.parameters():
+                torch.nn.init.normal_(parameter, std=1.5 / math.sqrt(size))
+            initial = [torch.rand(CHAINS, batch, size) for _ in range(cell.num_states)]
+            scale = 10.0 if kind == "clipped_relu" else 1.0  # so that some units reach the clip
+            projected = [scale * torch.randn(FRAMES, batch, cell.num_gates * size) for _ in range(CHAINS)]
+            got = by_the_kernels(kind, cell, initial, projected)
+            if kind == "clipped_relu":
+                assert bool((got["outputs"] == CLIP).any())
+                assert bool((got["outputs"] == 0).any())
+            expected = by_the_cpu(cell.double(), [s.double() for s in initial], [p.double() for p in projected])
+            assert got.keys() == expected.keys()
+            for key, value in expected.items():
+                error = float((got[key] - value).abs().max() / value.abs().max())
+                errors[f"{kind}, {rows}: {key}"] = error
     print(json.dumps(errors))
 
 
-def on_the_cpu(
-    cell: RnnCell | GruCell, projected: Tensor, initial: Tensor, gradient: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs, gradient of the projections, gradient of the initial state, in float64."""
-    chains = [chain.double().requires_grad_() for chain in projected]
-    start = initial.double().requires_grad_()
-    outputs, _ = cell.double().recur(chains, start)
-    *d_chains, d_start = torch.autograd.grad(outputs, [*chains, start], gradient.double())
-    return outputs.detach(), torch.stack(d_chains), d_start
+def by_the_kernels(kind: Any, cell: Cell, initial: list[Tensor], projected: list[Tensor]) -> dict[str, Tensor]:
+    recurrent, bias = cell.get_parameter("recurrent"), None
+    if kind == "gru_after":
+        bias = cell.get_parameter("recurrent_bias").view(CHAINS, -1)
+    clip = CLIP if kind == "clipped_relu" else math.inf
+    leaves = [value.clone().requires_grad_() for value in (*initial, *projected)]
+    states, chains = tuple(leaves[: len(initial)]), leaves[len(initial) :]
+    outputs, *cells = full_on_gpu.recur(kind, recurrent, states, chains, bias=bias, clip=clip)
+    last = torch.cat((outputs[:, -1], *cells), -1)
+    return gradients(outputs, last, leaves, cell)
 
 
-def worst(value: Tensor, expected: Tensor) -> float:
-    return float((value - expected).abs().max())
+def by_the_cpu(cell: Cell, initial: list[Tensor], projected: list[Tensor]) -> dict[str, Tensor]:
+    leaves = [value.clone().requires_grad_() for value in (*initial, *projected)]
+    outputs, last = cell.recur(leaves[len(initial) :], torch.cat(leaves[: len(initial)], -1))
+    return gradients(outputs, last, leaves, cell)
+
+
+def gradients(outputs: Tensor, last: Tensor, leaves: list[Tensor], cell: Cell) -> dict[str, Tensor]:
+    """All that a cell gives, and its gradients, in float64."""
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randn(value.shape, generator=generator, dtype=torch.float64) for value in (outputs, last)]
+    loss = (outputs.double() * weights[0]).sum() + (last.double() * weights[1]).sum()
+    parameters = dict(cell.named_parameters())
+    named = {f"d input {i}": leaf for i, leaf in enumerate(leaves)} | {f"d {name}": p for name, p in parameters.items()}
+    values = torch.autograd.grad(loss, list(named.values()))
+    results = {"outputs": outputs, "last": last, **dict(zip(named, values, strict=True))}
+    return {name: value.detach().double() for name, value in results.items()}
 
 
 if __name__ == "__main__":

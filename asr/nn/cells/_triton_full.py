@@ -185,10 +185,7 @@ def rnn_forward(
     value = _load(p + at, there)
     for t in range(S):
         value += _products(before, H, recurrent, H, H, rows, units, B, H, 1, ROWS, UNITS)[0]
-        if TANH:
-            hidden = _tanh(value)
-        else:
-            hidden = tl.where(value < 0.0, 0.0, tl.where(value > clip, clip, value))  # NaN stays
+        hidden = _tanh(value) if TANH else tl.where(value < 0.0, 0.0, tl.where(value > clip, clip, value))  # NaN stays
         _store(outputs + at, hidden, there)
         _arrive(counter)
         before = outputs

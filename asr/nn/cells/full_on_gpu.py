@@ -79,17 +79,17 @@ class _Loop(torch.autograd.Function):
         weight = recurrent.to(dtype).contiguous()
         shape = (*p.shape[:3], hidden.shape[-1])
         outputs = p.new_empty(shape, dtype=dtype)
-        kept: tuple[Tensor, ...] = ()
+        kept: list[Tensor] = []  # for backward
         if kind == "lstm":
             cell = initial[1].contiguous()
-            kept = (_gates(p, 4, shape), outputs.new_empty(shape, dtype=torch.float32), cell)
+            kept = [_gates(p, 4, shape), outputs.new_empty(shape, dtype=torch.float32), cell]
             loops.run(loops.lstm_forward, (p, weight, cell, first, outputs, *kept[:2]), shape)
         elif kind == "gru_after":
             assert bias is not None
-            kept = (_gates(p, 4, shape),)
+            kept = [_gates(p, 4, shape)]
             loops.run(loops.gru_after_forward, (p, weight, bias.contiguous(), hidden, first, outputs, *kept), shape)
         elif kind == "gru_before":
-            kept = (_gates(p, 3, shape), torch.empty_like(outputs))
+            kept = [_gates(p, 3, shape), torch.empty_like(outputs)]
             loops.run(loops.gru_before_forward, (p, weight, hidden, first, outputs, *kept), shape)
         else:
             loops.run(loops.rnn_forward, (p, weight, first, outputs), shape, clip, TANH=kind == "tanh")

@@ -24,7 +24,7 @@ def test_equals_the_time_loop(name: str, options: dict[str, str], monkeypatch: p
     inputs = [value.requires_grad_() for value in (weight, bias, initial, *chains)]
     results: list[tuple[Tensor, ...]] = []
     for on_cudnn in (False, True):
-        monkeypatch.setattr(cell, "on_cudnn", lambda device, on=on_cudnn: on)
+        monkeypatch.setattr(cell, "on_cudnn", lambda on=on_cudnn: on)
         if on_cudnn:
             monkeypatch.setattr(cell, "recur", None)
         outputs, last = cell(chains, weight, bias, initial)

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from asr import stacks
 from asr.config.options import validate_stack
-from asr.nn.cells import elementwise, gru, rnn
+from asr.nn.cells import elementwise, full_on_gpu
 from asr.stacks.base import Stack
 from tests.unit.stacks.test_contract import INPUT_SIZE, configurations, label
 
@@ -48,8 +48,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(torch._VF, name, layer(1))
     monkeypatch.setattr(torch._VF, "lstm", layer(2))
     monkeypatch.setattr(elementwise, "_loops", lambda like: None)
-    for module in (gru, rnn):
-        monkeypatch.setattr(module, "gpu_loops", lambda like: None)
+    monkeypatch.setattr(full_on_gpu, "fits", lambda like: False)
     with FakeTensorMode():
         yield
 

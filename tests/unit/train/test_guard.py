@@ -89,6 +89,21 @@ def test_what_is_not_finite_changes_nothing(optim: Optim, spoilt: str) -> None:
     assert any(not torch.equal(one, two) for one, two in zip(before, after, strict=True))
 
 
+def test_a_first_step_of_sgd_that_is_refused_leaves_no_momenta_but_zeros() -> None:
+    """Torch's fused SGD makes them of whatever the memory holds, and then does not write them."""
+    tasks = [task_of(Optim(name="sgd", momentum=0.9)) for _ in range(2)]
+    for task, seeds in zip(tasks, (["nan", ""], [""]), strict=True):
+        optimizer = task.configure_optimizers()
+        torch.use_deterministic_algorithms(True)  # which fills new memory with NaN
+        try:
+            for spoilt in seeds:
+                step(task, optimizer, batch_of(1, spoilt))
+        finally:
+            torch.use_deterministic_algorithms(False)
+    for one, other in zip(tasks[0].model.parameters(), tasks[1].model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_without_the_guard_it_would_spoil_all() -> None:
     task = task_of(Optim())
     optimizer = task.configure_optimizers()

@@ -1,0 +1,53 @@
+"""Recurrent layers on cuDNN: both directions in one call, padding marked, against the loops of a CPU in float64."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from asr.nn.cells import Cell
+from asr.nn.cells.gru import GruCell
+from asr.nn.cells.lstm import LstmCell
+from asr.nn.cells.rnn import RnnCell
+from asr.nn.recurrent_layer import RecurrentLayer
+
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:RNN module weights")]  # costs a copy, no more
+LENGTHS = [30, 21, 7, 1, 0]
+ERRORS = {torch.float32: 1e-4, torch.bfloat16: 1e-1}  # relative to the largest
+
+
+def run(layer: RecurrentLayer, inputs: Tensor, kind: torch.dtype) -> list[Tensor]:
+    """Outputs at the real frames and the gradients of the inputs and all parameters, on the CPU."""
+    lengths = torch.tensor(LENGTHS, device=inputs.device)
+    real = torch.arange(inputs.shape[1], device=inputs.device) < lengths[:, None]
+    inputs = inputs.masked_fill(~real[..., None], 0.0).requires_grad_()
+    with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=kind == torch.bfloat16):
+        outputs = layer(inputs, lengths)[real]
+    weights = torch.linspace(-1, 1, outputs.numel(), dtype=torch.float64).view_as(outputs)
+    loss = (outputs.double() * weights.to(outputs.device)).sum()
+    gradients = torch.autograd.grad(loss, [inputs, *layer.parameters()])
+    return [value.detach().double().cpu() for value in (outputs, *gradients)]
+
+
+@pytest.mark.parametrize("cell", [GruCell, LstmCell, RnnCell])
+@pytest.mark.parametrize("kind", ERRORS)
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_equals_a_cpu_in_float64(cell: type[Cell], kind: torch.dtype, bidirectional: bool) -> None:
+    layer = RecurrentLayer(
+        24,
+        lambda chains: cell(hidden_size=32, num_chains=chains),
+        bidirectional=bidirectional,
+        merge="sum",
+        normalized=True,
+    )
+    inputs = torch.randn(len(LENGTHS), max(LENGTHS), 24)
+    expected = run(copy.deepcopy(layer).double(), inputs.double(), torch.float64)
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        got = run(layer.cuda(), inputs.cuda(), kind)
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+    for one, other in zip(got, expected, strict=True):
+        assert float((one - other).abs().max()) <= ERRORS[kind] * float(other.abs().max())
