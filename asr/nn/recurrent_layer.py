@@ -70,8 +70,9 @@ class RecurrentLayer(nn.Module):
         initial = inputs.new_zeros(
             self.num_directions, self.dilation * batch, self.state_size, dtype=self.projection.weight.dtype
         )
-        if self.training and isinstance(self.projection, NormalizedLinear) and not self.cell.on_cudnn():
-            # While there are fewer frames than features, or not many more, folding costs more than it saves (ADR 2).
+        if self.training and isinstance(self.projection, NormalizedLinear) and not inputs.is_cuda:
+            # While there are fewer frames than features, or not many more, folding costs more than it saves (ADR 2). A
+            # GPU has time for products, and none for passes over all gates.
             projected = self.projection(inputs, lengths).chunk(self.num_directions, -1)
             outputs, _ = self.cell.recur(self._chains(projected, lengths), initial)  # (K, S / d, d * B, H)
         else:

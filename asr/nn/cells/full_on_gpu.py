@@ -79,7 +79,7 @@ class _Loop(torch.autograd.Function):
         weight = recurrent.to(dtype).contiguous()
         shape = (*p.shape[:3], hidden.shape[-1])
         outputs = p.new_empty(shape, dtype=dtype)
-        kept: list[Tensor] = []  # for backward
+        kept: list[Tensor] = []  # for backward, after the outputs
         if kind == "lstm":
             cell = initial[1].contiguous()
             kept = [_gates(p, 4, shape), outputs.new_empty(shape, dtype=torch.float32), cell]
