@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from asr.nn import batch_norm_on_gpu
+from asr.nn.cells.base import product_type
 from asr.nn.distributed import sum_over_ranks
 from asr.nn.masking import Padding, valid_mask
 
@@ -114,22 +116,41 @@ class MaskedBatchNorm(_RunningStatistics):
     Args:
         num_features: units C.
         clip: also apply the clipped ReLU min(max(y, 0), clip); None: no activation.
+        narrow: what reads the result rounds it to autocast's type, so that it may be written in that.
     """
 
-    def __init__(self, num_features: int, *, clip: float | None = None) -> None:
+    def __init__(self, num_features: int, *, clip: float | None = None, narrow: bool = False) -> None:
         super().__init__(num_features)
         self.clip = clip
+        self.narrow = narrow
 
-    def forward(self, hidden: Float[Tensor, "B S *F C"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B S *F C"]:
+    def forward(
+        self, hidden: Float[Tensor, "B S *F C"], lengths: Int[Tensor, "B"], *, zeroed: bool = False
+    ) -> Float[Tensor, "B S *F C"]:
         """Normalise.
 
         Args:
-            hidden: (B, S, C) or (B, S, F, C); padding frames hold 0.
+            hidden: (B, S, C) or (B, S, F, C); padding frames may hold anything.
             lengths: (B,) int64 real frames.
+            zeroed: they hold 0, which saves a pass over them.
         """
+        if self.training and batch_norm_on_gpu.fits(hidden, self.scale):
+            out, mean, variance, count = batch_norm_on_gpu.normalize(
+                hidden,
+                lengths,
+                self.scale,
+                self.shift,
+                clip=self.clip,
+                epsilon=EPSILON,
+                dtype=product_type(self.scale) if self.narrow else self.scale.dtype,
+            )
+            self.update(mean, variance, count)
+            return out
+        padding = Padding(lengths, hidden.shape[1])
+        if self.training and not zeroed:
+            hidden = padding.zero(hidden)
         dtype = self.scale.dtype
         rows = hidden.reshape(-1, hidden.shape[-1]).to(dtype)
-        padding = Padding(lengths, hidden.shape[1])
         if not self.training:
             gain, bias = self.running_gain_and_bias()
             out = torch.addcmul(bias, rows, gain).view(hidden.shape)
@@ -166,7 +187,7 @@ class NormalizedLinear(nn.Module):
             inputs: padding frames hold 0.
             lengths: (B,) int64.
         """
-        return self.norm(F.linear(inputs, self.weight), lengths)
+        return self.norm(F.linear(inputs, self.weight), lengths, zeroed=True)
 
     def folded(
         self, inputs: Float[Tensor, "B S D"], lengths: Int[Tensor, "B"]

@@ -75,6 +75,7 @@ class ConvFrontEnd(nn.Module):
                 batch_norm=batch_norm,
                 clip=clip,
                 dropout=dropout,
+                feeds_convolution=len(self.layers) + 1 < len(layers),
             )
             self.layers.append(block)
             channels, width = layer.channels, block.output_width(width)
@@ -144,6 +145,7 @@ class ConvBlock(nn.Module):
         batch_norm: bool,
         clip: float,
         dropout: float,
+        feeds_convolution: bool,
     ) -> None:
         super().__init__()
         self.time_kernel, self.time_stride = time_kernel, time_stride
@@ -159,7 +161,9 @@ class ConvBlock(nn.Module):
             bias=not batch_norm,
         )
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
-        self.norm = MaskedBatchNorm(out_channels, clip=clip) if batch_norm else None
+        # A convolution rounds what it reads to autocast's type; with dropout in between, that would be rounding twice.
+        narrow = feeds_convolution and not dropout
+        self.norm = MaskedBatchNorm(out_channels, clip=clip, narrow=narrow) if batch_norm else None
         self.dropout = nn.Dropout(dropout)
 
     def output_width(self, width: int) -> int:
@@ -200,7 +204,7 @@ class ConvBlock(nn.Module):
 
     def _activate(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         if self.norm is not None:
-            return self.norm(zero_padding(hidden, lengths), lengths)
+            return self.norm(hidden, lengths)
         return zero_padding(F.hardtanh(hidden, 0.0, self.clip), lengths)
 
     def _convolve(self, frames: Tensor, time_padding: int = 0) -> Tensor:

@@ -134,10 +134,10 @@ class RecurrentStack(Stack):
         `lengths` is None where nothing is padding, which saves some of a small step's time.
         """
         hidden = self.projections[index](hidden)
-        if lengths is not None:
-            hidden = zero_padding(hidden, lengths)
         if self.norms:
             hidden = self.norms[index](hidden, _full_lengths(hidden) if lengths is None else lengths)
+        elif lengths is not None:
+            hidden = zero_padding(hidden, lengths)
         shortcut = self.shortcuts[index]
         return hidden if isinstance(shortcut, _NoShortcut) else hidden + shortcut(below)
 

@@ -236,7 +236,7 @@ class DilatedConvolution(nn.Module):
         """Run whole utterances; arguments and result as those of `TcnBlock.forward`."""
         padded = F.pad(hidden, (0, 0, self.span - self.lookahead, self.lookahead))
         if self.norm is not None and self.training:
-            return self.norm(padding.zero(_convolve(padded, self.weight, None, self.dilation)), lengths)
+            return self.norm(_convolve(padded, self.weight, None, self.dilation), lengths)
         out = _convolve(padded, *self.folded(), self.dilation)
         return torch.relu(padding.zero(out) if self.lookahead else out)
 

@@ -1,0 +1,125 @@
+"""Batch norm in training on an NVIDIA GPU: autograd around the kernels of `_triton_batch_norm`.
+
+Computes what `asr.nn.batch_norm` computes, which is bound by how often activations pass through memory: torch's
+operations move some ten times the bytes. x is read in the type in which it comes, and y is not kept for backward.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from asr.nn.distributed import sum_over_ranks
+
+TYPES = (torch.float32, torch.bfloat16, torch.float16)  # of activations; statistics and parameters are float32
+
+
+def fits(hidden: Tensor, scale: Tensor) -> bool:
+    """Whether the kernels take these activations, where they are now."""
+    if not hidden.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        return False
+    if hidden.dtype not in TYPES or scale.dtype != torch.float32 or torch.compiler.is_compiling():
+        return False
+    return hidden.numel() > 0 and _kernels(hidden.device) is not None
+
+
+def normalize(
+    hidden: Float[Tensor, "B S *F C"],
+    lengths: Int[Tensor, "B"],
+    scale: Float[Tensor, "C"],
+    shift: Float[Tensor, "C"],
+    *,
+    clip: float | None,
+    epsilon: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """y = clip(scale (x - mean) / sqrt(variance + epsilon) + shift) of the real frames, and 0 in padding.
+
+    Args:
+        hidden: x; its padding may hold anything.
+        lengths: real frames of each item.
+        scale: gradients flow to it, to `shift` and to `hidden`.
+        shift: see `scale`.
+        clip: None, or y is clipped to between 0 and this.
+        epsilon: added to the variance.
+        dtype: of y.
+
+    Returns:
+        y, and of the global batch: mean (C,), variance (C,) and number of real rows, float32.
+    """
+    return _Normalize.apply(hidden, lengths, scale, shift, clip, epsilon, dtype)  # pyright: ignore[reportReturnType]
+
+
+@lru_cache
+def _kernels(device: torch.device) -> ModuleType | None:
+    """The kernels' module if they can be built and run there."""
+    try:
+        from asr.nn import _triton_batch_norm
+    except ImportError:  # torch brings Triton along on Linux only
+        return None
+    try:
+        _triton_batch_norm.sums(torch.zeros(1, 1, 1, device=device), torch.ones(1, dtype=torch.int64, device=device))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # Triton has no type for all of its own; whatever it is, there is another way
+        reason = str(error).partition("\n")[0]
+        warnings.warn(
+            f"Triton cannot build batch norm's kernels ({reason}), for which it needs a C compiler and Python's "
+            "headers; without them batch norm takes several times as long",
+            stacklevel=2,
+        )
+        return None
+    return _triton_batch_norm
+
+
+class _Normalize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx,
+        x: Tensor,
+        lengths: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        clip: float | None,
+        epsilon: float,
+        dtype: torch.dtype,
+    ) -> Any:
+        kernels = _kernels(x.device)
+        assert kernels is not None
+        x, lengths = x.contiguous(), lengths.contiguous()
+        real_rows = (lengths.sum() * (x[0, 0].numel() // x.shape[-1])).float()
+        sums = sum_over_ranks(torch.cat((kernels.sums(x, lengths), real_rows[None])))
+        real_rows = sums[-1]
+        count = real_rows.clamp(min=1)
+        exact_mean, square = (sums[:-1].double() / count).chunk(2)
+        variance = (square - exact_mean.square()).clamp(min=0.0).float()
+        mean, inverse = exact_mean.float(), torch.rsqrt(variance + epsilon)
+        gain = scale * inverse
+        y = kernels.normalize(x, lengths, mean, gain, shift, clip, dtype)
+        ctx.save_for_backward(x, lengths, count, mean, inverse, gain, shift)
+        ctx.clip = clip
+        ctx.mark_non_differentiable(mean, variance, real_rows)
+        return y, mean, variance, real_rows
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, lengths, count, mean, inverse, gain, shift = ctx.saved_tensors
+        kernels = _kernels(x.device)
+        assert kernels is not None
+        dy = gradients[0].contiguous()
+        d_shift, d_scale = kernels.gradient_sums(x, dy, lengths, mean, gain, shift, ctx.clip).chunk(2)
+        d_scale = d_scale * inverse
+        # A rank's own sums are its share of d_scale and d_shift; the input's gradient needs the whole batch's.
+        mean_dy, mean_dy_x = (sum_over_ranks(torch.cat((d_shift, d_scale))) / count).chunk(2)
+        mean_slope = gain * inverse * mean_dy_x
+        dx = kernels.gradient(x, dy, lengths, mean, gain, shift, mean_dy, mean_slope, ctx.clip)
+        return dx, None, d_scale, d_shift, None, None, None

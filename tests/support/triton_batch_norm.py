@@ -1,0 +1,80 @@
+"""Runs batch norm's GPU kernels under Triton's interpreter, on the CPU, and prints the errors.
+
+    TRITON_INTERPRET=1 python -m tests.support.triton_batch_norm
+
+One JSON object: name -> largest difference from float64, relative to the largest value.
+"""
+
+import json
+from collections.abc import Callable
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from asr.nn import batch_norm_on_gpu
+from asr.nn.batch_norm import MaskedBatchNorm
+
+UNITS = (1, 32, 100, 200)
+FREQUENCIES = ((), (3,))
+CLIPS = {"none": None, "20": 20.0, "inf": float("inf")}
+
+
+def main() -> None:
+    errors: dict[str, float] = {}
+    for units, frequencies, (name, clip) in product(UNITS, FREQUENCIES, CLIPS.items()):
+        case = f"{len(frequencies) + 3}D, {units}, {name}"
+        hidden, lengths = made(5, 40, *frequencies, units)
+        errors |= {f"{case}: {key}": error for key, error in difference(hidden, lengths, clip=clip).items()}
+    long, lengths = made(2, 600, 41, 4)  # of several programs an item
+    errors |= {f"long: {key}": error for key, error in difference(long, lengths, clip=20.0).items()}
+    crossed, lengths = made(5, 40, 3, 32, arrange=lambda t: t.permute(0, 2, 1, 3).contiguous().permute(0, 2, 1, 3))
+    assert not crossed.is_contiguous()
+    errors |= {f"not contiguous: {key}": error for key, error in difference(crossed, lengths, clip=20.0).items()}
+    narrow, lengths = made(5, 40, 3, 32)
+    for key, error in difference(narrow.bfloat16(), lengths, clip=20.0).items():
+        errors[f"bfloat16: {key}"] = error
+    print(json.dumps(errors))
+
+
+def made(*shape: int, arrange: Callable[[Tensor], Tensor] = lambda hidden: hidden) -> tuple[Tensor, Tensor]:
+    """Activations whose mean is not 0 and whose padding holds NaN, and lengths: none, all and some of the frames."""
+    torch.manual_seed(0)
+    hidden = 3 * torch.randn(shape) + 5 * torch.randn(shape[-1])
+    lengths = torch.tensor([0, shape[1], *torch.randint(1, shape[1], (shape[0] - 2,)).tolist()])
+    padding = torch.arange(shape[1]) >= lengths[:, None]
+    return arrange(hidden.masked_fill(padding[(..., *[None] * (len(shape) - 2))], torch.nan)), lengths
+
+
+def difference(hidden: Tensor, lengths: Tensor, *, clip: float | None) -> dict[str, float]:
+    """Of outputs, gradients and running statistics of the kernels from torch's operations in float64."""
+    results = []
+    for exact in (False, True):
+        torch.manual_seed(1)
+        norm = MaskedBatchNorm(hidden.shape[-1], clip=clip, narrow=True)
+        torch.nn.init.uniform_(norm.scale, 5.0, 15.0)  # so that some are clipped
+        torch.nn.init.normal_(norm.shift)
+        norm = norm.double() if exact else norm.to(hidden.device)
+        inputs = hidden.detach().double().cpu() if exact else hidden.detach()
+        inputs.requires_grad_()
+        assert batch_norm_on_gpu.fits(inputs, norm.scale) != exact
+        with torch.autocast(hidden.device.type, hidden.dtype, enabled=not exact and hidden.dtype != torch.float32):
+            out = norm(inputs, lengths.to(inputs.device))
+        weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(2))
+        weights = weights.to(hidden.dtype).to(out)
+        gradients = torch.autograd.grad((out * weights).sum(), [inputs, norm.scale, norm.shift])
+        if not exact:
+            assert out.dtype == gradients[0].dtype == hidden.dtype
+            if clip == 20.0 and hidden.numel() > 1000:
+                assert bool((out == clip).any())
+                assert bool((out == 0).any())
+        results.append((out, *gradients, *norm.buffers()))
+    names = ("y", "d x", "d scale", "d shift", "running mean", "running variance")
+    return {
+        name: float((got.detach().cpu().double() - expected.detach()).abs().max() / expected.detach().abs().max())
+        for name, got, expected in zip(names, *results, strict=True)
+    }
+
+
+if __name__ == "__main__":
+    main()
