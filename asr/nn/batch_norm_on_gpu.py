@@ -41,7 +41,7 @@ def normalize(
     epsilon: float,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y = clip(scale (x - mean) / sqrt(variance + epsilon) + shift) of the real frames, and 0 in padding.
+    """Give y = clip(scale (x - mean) / sqrt(variance + epsilon) + shift) of the real frames, and 0 in padding.
 
     Args:
         hidden: x; its padding may hold anything.

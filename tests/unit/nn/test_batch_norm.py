@@ -1,7 +1,10 @@
 """Masked batch norm against torch's own on the real frames alone, and against a folded projection written out."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 from asr.nn.batch_norm import MaskedBatchNorm, NormalizedLinear
 from asr.nn.masking import reverse_within_lengths, valid_mask, zero_padding
@@ -83,6 +86,39 @@ def test_reverse_within_lengths() -> None:
     once = reverse_within_lengths(hidden, torch.tensor([3, 1]))
     assert once[..., 0].tolist() == [[2, 1, 0, 3], [4, 5, 6, 7]]
     assert torch.equal(reverse_within_lengths(once, torch.tensor([3, 1])), hidden)
+
+
+@pytest.mark.parametrize(
+    "arrange", [lambda t: t, lambda t: t.transpose(0, 1).contiguous().transpose(0, 1), lambda t: t.mT]
+)
+def test_reverse_within_lengths_in_any_layout_and_its_gradient(arrange: Callable[[Tensor], Tensor]) -> None:
+    """The same bits as indexing by torch, whose gradient is a sum."""
+    lengths = torch.tensor([0, 5, 3])
+    hidden = arrange(torch.randn(3, 5, 5)).detach().requires_grad_()
+    index = torch.tensor([[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 1, 0, 3, 4]])
+    got, expected = reverse_within_lengths(hidden, lengths), hidden[torch.arange(3)[:, None], index]
+    assert torch.equal(got, expected)
+    weights = torch.randn(3, 5, 5)
+    results = [
+        torch.autograd.grad((out * weights).square().sum(), hidden, create_graph=True)[0] for out in (got, expected)
+    ]
+    assert torch.equal(*results)
+    assert torch.equal(*(torch.autograd.grad(result.square().sum(), hidden)[0] for result in results))
+
+
+def test_padding_may_hold_anything_and_gets_no_gradient() -> None:
+    norm = MaskedBatchNorm(4, clip=20.0).double()
+    clean, mask = padded(4), valid_mask(LENGTHS, 7)
+    expected = norm(clean, LENGTHS, zeroed=True)
+    hidden = clean.masked_fill(~mask[..., None], torch.nan).requires_grad_()
+    for training in (True, False):
+        norm.train(training)
+        out = norm(hidden, LENGTHS)
+        (gradient,) = torch.autograd.grad(out.square().sum(), hidden)
+        assert not bool(out[~mask].any())
+        assert not bool(gradient[~mask].any())
+        if training:
+            assert torch.equal(out, expected)
 
 
 def test_a_batch_without_real_frames_moves_no_statistics() -> None:

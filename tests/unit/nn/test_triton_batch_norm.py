@@ -1,0 +1,48 @@
+"""Batch norm's GPU kernels, run by Triton's interpreter on the CPU against float64."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from asr.nn import batch_norm_on_gpu
+from asr.nn.batch_norm import MaskedBatchNorm
+
+
+def test_kernels_compute_what_float64_gives() -> None:
+    pytest.importorskip("triton", reason="Triton comes with torch's CUDA builds only")
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.support.triton_batch_norm"],
+        cwd=Path(__file__).parents[3],
+        env=os.environ | {"TRITON_INTERPRET": "1"},  # read when the kernels are defined
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    errors = json.loads(result.stdout)
+    assert len(errors) == 6 * (4 * 2 * 3 + 3)
+    for name, error in errors.items():
+        truncated = name in ("bfloat16: y", "bfloat16: d x")  # so does the interpreter; a GPU rounds
+        assert error < (2**-7 if truncated else 1e-5), name
+
+
+def test_where_they_cannot_be_built_that_is_said_and_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = pytest.importorskip("asr.nn._triton_batch_norm", reason="Triton comes with torch's CUDA builds only")
+
+    def sums(*args: object) -> None:
+        raise RuntimeError("Failed to find C compiler.")
+
+    hidden, lengths = torch.randn(2, 5, 4), torch.tensor([5, 3])
+    expected = MaskedBatchNorm(4)(hidden, lengths)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # only so that the kernels are tried on a CPU
+    monkeypatch.setattr(kernels, "sums", sums)
+    batch_norm_on_gpu._kernels.cache_clear()
+    with pytest.warns(UserWarning, match="Failed to find C compiler"):
+        out = MaskedBatchNorm(4)(hidden, lengths)
+    batch_norm_on_gpu._kernels.cache_clear()
+    assert torch.equal(out, expected)
