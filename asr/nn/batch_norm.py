@@ -211,15 +211,27 @@ class NormalizedLinear(nn.Module):
 
     def _moments(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(inputs.device.type, enabled=False):  # variances are differences: not in bf16
-            rows = inputs.reshape(-1, inputs.shape[-1]).to(self.weight.dtype)
-            sums = sum_over_ranks(torch.cat((rows.sum(0), lengths.sum().to(rows.dtype)[None])))
-            count = sums[-1].detach()
+            of_inputs = batch_norm_on_gpu.moments if batch_norm_on_gpu.fits(inputs, self.weight) else _moments
+            input_mean, covariance, count = of_inputs(inputs, lengths, self.weight.dtype)
             divisor = count.clamp(min=1)
-            input_mean = sums[:-1] / divisor
-            mask = valid_mask(lengths, inputs.shape[1]).view(-1, 1)
-            centred = (rows - input_mean) * mask
-            covariance = centred.T @ centred  # (D, D), this rank's share, not yet divided by count
             variance = sum_over_ranks(((self.weight @ covariance) * self.weight).sum(1)) / divisor
             variance, mean = variance.clamp(min=0.0), self.weight @ input_mean
         self.norm.update(mean.detach(), variance.detach(), count)
         return mean, variance
+
+
+def _moments(
+    inputs: Float[Tensor, "B S D"], lengths: Int[Tensor, "B"], dtype: torch.dtype
+) -> tuple[Float[Tensor, "D"], Float[Tensor, "D D"], Float[Tensor, ""]]:
+    """Of the real frames, whose padding holds 0, in this type.
+
+    Returns:
+        The mean of all ranks', this rank's share of their covariance times their number, and their number.
+    """
+    rows = inputs.reshape(-1, inputs.shape[-1]).to(dtype)
+    sums = sum_over_ranks(torch.cat((rows.sum(0), lengths.sum().to(dtype)[None])))
+    count = sums[-1].detach()
+    mean = sums[:-1] / count.clamp(min=1)
+    mask = valid_mask(lengths, inputs.shape[1]).view(-1, 1)
+    centred = (rows - mean) * mask
+    return mean, centred.T @ centred, count

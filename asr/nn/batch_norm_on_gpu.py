@@ -58,6 +58,21 @@ def normalize(
     return _Normalize.apply(hidden, lengths, scale, shift, clip, epsilon, dtype)  # pyright: ignore[reportReturnType]
 
 
+def moments(
+    inputs: Float[Tensor, "B S D"], lengths: Int[Tensor, "B"], dtype: torch.dtype
+) -> tuple[Float[Tensor, "D"], Float[Tensor, "D D"], Float[Tensor, ""]]:
+    """Mean of all ranks' real frames, this rank's share of their covariance times their number, and their number.
+
+    The gradient is that for inputs whose padding gets none; what it holds for padding is of no use.
+
+    Args:
+        inputs: x; its padding may hold anything.
+        lengths: real frames of each item.
+        dtype: of the results, float32.
+    """
+    return _Moments.apply(inputs, lengths, dtype)  # pyright: ignore[reportReturnType]
+
+
 @lru_cache
 def _kernels(device: torch.device) -> ModuleType | None:
     """The kernels' module if they can be built and run there."""
@@ -123,3 +138,33 @@ class _Normalize(torch.autograd.Function):
         mean_slope = gain * inverse * mean_dy_x
         dx = kernels.gradient(x, dy, lengths, mean, gain, shift, mean_dy, mean_slope, ctx.clip)
         return dx, None, d_scale, d_shift, None, None, None
+
+
+class _Moments(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, lengths: Tensor, dtype: torch.dtype) -> Any:
+        kernels = _kernels(x.device)
+        assert kernels is not None
+        x, lengths = x.contiguous(), lengths.contiguous()
+        size = x.shape[-1]
+        sums = sum_over_ranks(torch.cat((kernels.sums(x, lengths)[:size], lengths.sum().to(dtype)[None])))
+        count = sums[-1]
+        divisor = count.clamp(min=1)
+        mean = sums[:-1] / divisor
+        one, zero = mean.new_ones(size), mean.new_zeros(size)
+        centred = kernels.normalize(x, lengths, mean, one, zero, None, dtype).flatten(0, 1)
+        ctx.save_for_backward(centred, divisor)
+        ctx.shape, ctx.dtype = x.shape, x.dtype
+        ctx.mark_non_differentiable(count)
+        return mean, centred.T @ centred, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        centred, divisor = ctx.saved_tensors
+        d_mean, d_covariance, _ = gradients
+        # Through the mean that is subtracted nothing flows: over all ranks, what is centred adds up to 0.
+        d_sums = sum_over_ranks(d_mean) / divisor
+        with torch.autocast(centred.device.type, enabled=False):
+            d_x = torch.addmm(d_sums, centred, d_covariance + d_covariance.T)
+        return d_x.view(ctx.shape).to(ctx.dtype), None, None

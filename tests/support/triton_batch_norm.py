@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from asr.nn import batch_norm_on_gpu
-from asr.nn.batch_norm import MaskedBatchNorm
+from asr.nn.batch_norm import MaskedBatchNorm, NormalizedLinear
 
 UNITS = (1, 32, 100, 200)
 FREQUENCIES = ((), (3,))
@@ -34,6 +34,10 @@ def main() -> None:
     narrow, lengths = made(5, 40, 3, 32)
     for key, error in difference(narrow.bfloat16(), lengths, clip=20.0).items():
         errors[f"bfloat16: {key}"] = error
+    for kind in (torch.float32, torch.bfloat16):
+        inputs, lengths = made(5, 40, 20)
+        for key, error in difference_of_folded(inputs.to(kind), lengths).items():
+            errors[f"folded, {kind}: {key}"] = error
     print(json.dumps(errors))
 
 
@@ -69,6 +73,32 @@ def difference(hidden: Tensor, lengths: Tensor, *, clip: float | None) -> dict[s
         name: float((got[name].cpu().double() - value).abs().max() / value.abs().max())
         for name, value in expected.items()
     }
+
+
+def difference_of_folded(inputs: Tensor, lengths: Tensor) -> dict[str, float]:
+    """The same of a projection into which batch norm is folded."""
+    generator = torch.Generator().manual_seed(2)
+    padding = torch.arange(inputs.shape[1]) >= lengths[:, None]
+    results: list[dict[str, Tensor]] = []
+    for exact in (False, True):
+        torch.manual_seed(1)
+        layer = NormalizedLinear(inputs.shape[-1], 30).to(inputs.device)
+        torch.nn.init.uniform_(layer.norm.scale, 0.5, 1.5)
+        given = inputs.detach()
+        if exact:
+            layer, given = layer.cpu().double(), given.cpu().double()
+            given = given.masked_fill(padding[..., None], 0.0)
+        given.requires_grad_()
+        assert batch_norm_on_gpu.fits(given, layer.weight) != exact
+        folded = layer.folded(given, lengths.to(given.device))
+        weights = [torch.randn(value.shape, generator=generator.manual_seed(3)).to(value) for value in folded]
+        gradients = torch.autograd.grad(folded, [given, *layer.parameters()], weights)
+        d_inputs = gradients[0].cpu().masked_fill(padding[..., None], 0.0)
+        values = (*folded, d_inputs, *gradients[1:], layer.norm.running_mean, layer.norm.running_variance)
+        names = ("weight", "bias", "d x", *(f"d {name}" for name, _ in layer.named_parameters()), "mean", "variance")
+        results.append({name: value.detach().cpu().double() for name, value in zip(names, values, strict=True)})
+    got, expected = results
+    return {name: float((got[name] - value).abs().max() / value.abs().max()) for name, value in expected.items()}
 
 
 def norm_of(hidden: Tensor, clip: float | None) -> MaskedBatchNorm:
