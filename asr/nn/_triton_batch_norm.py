@@ -5,8 +5,8 @@ to be known before they are used. All sums are float32 over a program's few rows
 and float64 over the programs; their order is always the same. Everything is computed of x - mean, which loses no
 digits where the mean is large. Padding is neither read nor trusted to hold 0.
 
-Letters: an item has N rows of C units, frames times frequencies; a program takes some of one item's rows and units,
-in tiles.
+Letters: an item has N rows of C units, frames times frequencies, which are `step` rows apart in memory, and items
+`item_step` rows: (1, N), or with frames first (items, 1). A program takes some of one item's rows and units, in tiles.
 """
 
 # pyright: reportCallIssue=false
@@ -26,7 +26,12 @@ from torch import Tensor
 ELEMENTS = 4096  # of a tile, 32 a thread; a quarter where rows do not begin at words that a thread could load at once
 UNITS = 128  # of a tile at most: with these, what is read in one piece is long enough
 TILES = 8  # of a program
-COUNTS = ["N", "per_frame"]  # they change with every batch, for which nothing is to be compiled anew
+COUNTS = [
+    "N",
+    "per_frame",
+    "step",
+    "item_step",
+]  # they change with every batch, for which nothing is to be compiled anew
 
 
 def _kernel(function: Callable[..., Any]) -> Any:
@@ -38,17 +43,20 @@ def _pass(function: Callable[..., Any]) -> Any:
 
 
 @_kernel
-def _place(lengths, N, per_frame, C: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, TILES: tl.constexpr):
+def _place(
+    lengths, N, per_frame, step, item_step,
+    C: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, TILES: tl.constexpr,
+):  # fmt: skip
     """Where a program's first row begins, how many are left from there to the item's end, how many of them are real.
 
     Then rows of a tile, its elements counted from that beginning, its units, and which of those there are.
     """
     first = tl.program_id(1) * (ROWS * TILES)
-    begin = (tl.program_id(2).to(tl.int64) * N + first) * C
+    begin = (tl.program_id(2).to(tl.int64) * item_step + first.to(tl.int64) * step) * C
     real = tl.load(lengths + tl.program_id(2)).to(tl.int32) * per_frame - first
     rows = tl.arange(0, ROWS)[:, None]
     units = tl.program_id(0) * UNITS + tl.arange(0, UNITS)[None, :]
-    return begin, N - first, real, rows, rows * C + units, units, units < C
+    return begin, N - first, real, rows, rows * (step * C) + units, units, units < C
 
 
 @_kernel
@@ -76,15 +84,17 @@ def _unclipped(dy, y, clip, CLIPPED: tl.constexpr):
 
 @_pass
 def _sums(
-    x, lengths, partial, N, per_frame,
+    x, lengths, partial, N, per_frame, step, item_step,
     C: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """Of x and its squares."""
-    begin, _, real, rows, elements, units, there = _place(lengths, N, per_frame, C, ROWS, UNITS, TILES)
+    begin, _, real, rows, elements, units, there = _place(
+        lengths, N, per_frame, step, item_step, C, ROWS, UNITS, TILES
+    )  # fmt: skip
     x += begin
     total, squares = tl.zeros((ROWS, UNITS), tl.float32), tl.zeros((ROWS, UNITS), tl.float32)
     for row in range(0, tl.minimum(real, ROWS * TILES), ROWS):
-        values = tl.load(x + row * C + elements, (row + rows < real) & there, 0.0).to(tl.float32)
+        values = tl.load(x + (row * step).to(tl.int64) * C + elements, (row + rows < real) & there, 0.0).to(tl.float32)
         total += values
         squares += values * values
     _add_sums(total, squares, partial, units, C)
@@ -92,10 +102,12 @@ def _sums(
 
 @_pass
 def _normalize(
-    y, x, lengths, mean, gain, shift, clip, N, per_frame,
+    y, x, lengths, mean, gain, shift, clip, N, per_frame, step, item_step,
     CLIPPED: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    begin, left, real, rows, elements, units, there = _place(lengths, N, per_frame, C, ROWS, UNITS, TILES)
+    begin, left, real, rows, elements, units, there = _place(
+        lengths, N, per_frame, step, item_step, C, ROWS, UNITS, TILES
+    )  # fmt: skip
     mean, gain, shift = (
         tl.load(mean + units, there, 0.0), tl.load(gain + units, there, 0.0), tl.load(shift + units, there, 0.0)
     )  # fmt: skip
@@ -103,22 +115,26 @@ def _normalize(
     y += begin
     for row in range(0, tl.minimum(left, ROWS * TILES), ROWS):
         is_real = row + rows < real
-        values = tl.load(x + row * C + elements, is_real & there, 0.0).to(tl.float32)
+        values = tl.load(x + (row * step).to(tl.int64) * C + elements, is_real & there, 0.0).to(tl.float32)
         values = _before_clip(values, mean, gain, shift)
         if CLIPPED:  # a NaN stays one
             values = tl.where(values < 0, 0.0, values)
             values = tl.where(values > clip, clip, values)
         values = tl.where(is_real, values, 0.0)
-        tl.store(y + row * C + elements, values.to(y.dtype.element_ty), (row + rows < left) & there)
+        tl.store(
+            y + (row * step).to(tl.int64) * C + elements, values.to(y.dtype.element_ty), (row + rows < left) & there
+        )
 
 
 @_pass
 def _gradient_sums(
-    x, dy, lengths, mean, gain, shift, partial, clip, N, per_frame,
+    x, dy, lengths, mean, gain, shift, partial, clip, N, per_frame, step, item_step,
     CLIPPED: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """Of the gradient before the clip, and of it times x - mean."""
-    begin, _, real, rows, elements, units, there = _place(lengths, N, per_frame, C, ROWS, UNITS, TILES)
+    begin, _, real, rows, elements, units, there = _place(
+        lengths, N, per_frame, step, item_step, C, ROWS, UNITS, TILES
+    )  # fmt: skip
     mean, gain, shift = (
         tl.load(mean + units, there, 0.0), tl.load(gain + units, there, 0.0), tl.load(shift + units, there, 0.0)
     )  # fmt: skip
@@ -127,8 +143,8 @@ def _gradient_sums(
     total, products = tl.zeros((ROWS, UNITS), tl.float32), tl.zeros((ROWS, UNITS), tl.float32)
     for row in range(0, tl.minimum(real, ROWS * TILES), ROWS):
         inside = (row + rows < real) & there
-        values = tl.load(x + row * C + elements, inside, 0.0).to(tl.float32)
-        slopes = tl.load(dy + row * C + elements, inside, 0.0).to(tl.float32)
+        values = tl.load(x + (row * step).to(tl.int64) * C + elements, inside, 0.0).to(tl.float32)
+        slopes = tl.load(dy + (row * step).to(tl.int64) * C + elements, inside, 0.0).to(tl.float32)
         slopes = _unclipped(slopes, _before_clip(values, mean, gain, shift), clip, CLIPPED)
         total += slopes
         products += slopes * (values - mean)
@@ -137,11 +153,13 @@ def _gradient_sums(
 
 @_pass
 def _gradient(
-    dx, x, dy, lengths, mean, gain, shift, mean_dy, mean_slope, clip, N, per_frame,
+    dx, x, dy, lengths, mean, gain, shift, mean_dy, mean_slope, clip, N, per_frame, step, item_step,
     CLIPPED: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """dx = gain (dy - mean_dy) - mean_slope (x - mean)."""
-    begin, left, real, rows, elements, units, there = _place(lengths, N, per_frame, C, ROWS, UNITS, TILES)
+    begin, left, real, rows, elements, units, there = _place(
+        lengths, N, per_frame, step, item_step, C, ROWS, UNITS, TILES
+    )  # fmt: skip
     mean, gain, shift, mean_dy, mean_slope = (
         tl.load(mean + units, there, 0.0), tl.load(gain + units, there, 0.0), tl.load(shift + units, there, 0.0),
         tl.load(mean_dy + units, there, 0.0), tl.load(mean_slope + units, there, 0.0),
@@ -151,16 +169,23 @@ def _gradient(
     dx += begin
     for row in range(0, tl.minimum(left, ROWS * TILES), ROWS):
         is_real = row + rows < real
-        values = tl.load(x + row * C + elements, is_real & there, 0.0).to(tl.float32)
-        slopes = tl.load(dy + row * C + elements, is_real & there, 0.0).to(tl.float32)
+        values = tl.load(x + (row * step).to(tl.int64) * C + elements, is_real & there, 0.0).to(tl.float32)
+        slopes = tl.load(dy + (row * step).to(tl.int64) * C + elements, is_real & there, 0.0).to(tl.float32)
         slopes = _unclipped(slopes, _before_clip(values, mean, gain, shift), clip, CLIPPED)
         slopes = gain * (slopes - mean_dy) - mean_slope * (values - mean)
         slopes = tl.where(is_real, slopes, 0.0)
-        tl.store(dx + row * C + elements, slopes.to(dx.dtype.element_ty), (row + rows < left) & there)
+        tl.store(
+            dx + (row * step).to(tl.int64) * C + elements, slopes.to(dx.dtype.element_ty), (row + rows < left) & there
+        )
 
 
 def sums(x: Tensor, lengths: Tensor) -> Tensor:
-    """Sums of x and of its squares over real rows, (2 C,) float32, of (B, S, ..., C)."""
+    """Sums of x and of its squares over real rows, (2 C,) float32.
+
+    Args:
+        x: (B, S, ..., C), or (B, S, C) with frames first in memory. So are dy and what is given back, in all these.
+        lengths: (B,).
+    """
     grid, rows, tile = _division(x)
     partial = _partial_sums(x, grid)
     _sums[grid](x, lengths, partial, *rows, **tile)
@@ -207,15 +232,17 @@ def gradient(
     return dx
 
 
-def _division(x: Tensor) -> tuple[tuple[int, int, int], tuple[int, int], dict[str, int]]:
-    """How x's elements are shared out: grid; rows of an item and of a frame; sizes."""
+def _division(x: Tensor) -> tuple[tuple[int, int, int], tuple[int, int, int, int], dict[str, int]]:
+    """How x's elements are shared out: grid; N, per_frame, step and item_step; sizes."""
     num_items, num_frames, num_units = x.shape[0], x.shape[1], x.shape[-1]
     per_frame = x[0, 0].numel() // num_units
     units = min(triton.next_power_of_2(num_units), UNITS)
     elements = ELEMENTS if num_units % 4 == 0 else ELEMENTS // 4
     tile = {"C": num_units, "ROWS": elements // units, "UNITS": units, "TILES": TILES}
-    chunks = triton.cdiv(num_frames * per_frame, tile["ROWS"] * TILES)
-    return (triton.cdiv(num_units, units), chunks, num_items), (num_frames * per_frame, per_frame), tile
+    num_rows = num_frames * per_frame
+    step, item_step = (1, num_rows) if x.is_contiguous() else (num_items, 1)
+    grid = (triton.cdiv(num_units, units), triton.cdiv(num_rows, tile["ROWS"] * TILES), num_items)
+    return grid, (num_rows, per_frame, step, item_step), tile
 
 
 def _clip(clip: float | None) -> tuple[float]:

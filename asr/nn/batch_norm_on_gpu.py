@@ -109,7 +109,7 @@ class _Normalize(torch.autograd.Function):
     ) -> Any:
         kernels = _kernels(x.device)
         assert kernels is not None
-        x, lengths = x.contiguous(), lengths.contiguous()
+        x, lengths = _dense(x), lengths.contiguous()
         real_rows = (lengths.sum() * (x[0, 0].numel() // x.shape[-1])).float()
         sums = sum_over_ranks(torch.cat((kernels.sums(x, lengths), real_rows[None])))
         real_rows = sums[-1]
@@ -130,7 +130,7 @@ class _Normalize(torch.autograd.Function):
         x, lengths, count, mean, inverse, gain, shift = ctx.saved_tensors
         kernels = _kernels(x.device)
         assert kernels is not None
-        dy = gradients[0].contiguous()
+        dy = _arranged(gradients[0], x)
         d_shift, d_scale = kernels.gradient_sums(x, dy, lengths, mean, gain, shift, ctx.clip).chunk(2)
         d_scale = d_scale * inverse
         # A rank's own sums are its share of d_scale and d_shift; the input's gradient needs the whole batch's.
@@ -145,16 +145,20 @@ class _Moments(torch.autograd.Function):
     def forward(ctx, x: Tensor, lengths: Tensor, dtype: torch.dtype) -> Any:
         kernels = _kernels(x.device)
         assert kernels is not None
-        x, lengths = x.contiguous(), lengths.contiguous()
+        x, lengths = _dense(x), lengths.contiguous()
         size = x.shape[-1]
         sums = sum_over_ranks(torch.cat((kernels.sums(x, lengths)[:size], lengths.sum().to(dtype)[None])))
         count = sums[-1]
         divisor = count.clamp(min=1)
         mean = sums[:-1] / divisor
         one, zero = mean.new_ones(size), mean.new_zeros(size)
-        centred = kernels.normalize(x, lengths, mean, one, zero, None, dtype).flatten(0, 1)
+        centred = kernels.normalize(x, lengths, mean, one, zero, None, dtype)
+        ctx.frames_first, ctx.dtype = not x.is_contiguous(), x.dtype
+        if ctx.frames_first:
+            centred = centred.transpose(0, 1)
+        ctx.shape = centred.shape
+        centred = centred.flatten(0, 1)
         ctx.save_for_backward(centred, divisor)
-        ctx.shape, ctx.dtype = x.shape, x.dtype
         ctx.mark_non_differentiable(count)
         return mean, centred.T @ centred, count
 
@@ -167,4 +171,15 @@ class _Moments(torch.autograd.Function):
         d_sums = sum_over_ranks(d_mean) / divisor
         with torch.autocast(centred.device.type, enabled=False):
             d_x = torch.addmm(d_sums, centred, d_covariance + d_covariance.T)
-        return d_x.view(ctx.shape).to(ctx.dtype), None, None
+        d_x = d_x.to(ctx.dtype).view(ctx.shape)
+        return d_x.transpose(0, 1) if ctx.frames_first else d_x, None, None
+
+
+def _dense(x: Tensor) -> Tensor:
+    """Give x without gaps, items first in memory, or frames first."""
+    return x if x.is_contiguous() or (x.dim() == 3 and x.transpose(0, 1).is_contiguous()) else x.contiguous()
+
+
+def _arranged(dy: Tensor, x: Tensor) -> Tensor:
+    """Give dy in memory as x is."""
+    return dy if dy.stride() == x.stride() else torch.empty_like(x, dtype=dy.dtype).copy_(dy)

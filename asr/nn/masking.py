@@ -44,7 +44,9 @@ class Padding:
     def zero(self, hidden: Tensor) -> Tensor:
         """`hidden` (B, S, ...) with its padding frames exactly 0, whatever they held."""
         if self.rows is None:
-            return hidden.masked_fill(self.mask.view(*self.mask.shape, *[1] * (hidden.dim() - 2)), 0.0)
+            # In one pass, which masked_fill is not; the result is in memory as the mask is.
+            mask = self.mask.T.contiguous().T if hidden.transpose(0, 1).is_contiguous() else self.mask
+            return torch.where(mask.view(*mask.shape, *[1] * (hidden.dim() - 2)), 0.0, hidden)
         return hidden.flatten(0, 1).index_fill(0, self.rows, 0.0).view(hidden.shape) if len(self.rows) else hidden
 
 
@@ -78,9 +80,10 @@ class _Reverse(torch.autograd.Function):
         ctx.save_for_backward(index)
         num_items, num_frames = index.shape
         item = torch.arange(num_items, device=index.device)[:, None]
-        # By one index over what is contiguous, which a GPU reads many bytes at a time.
+        # By one index over what is contiguous, which a GPU reads many bytes at a time; and time stays first in memory
+        # if it was, for the products and sums that follow.
         if hidden.transpose(0, 1).is_contiguous():
-            return hidden.transpose(0, 1).flatten(0, 1)[index * num_items + item]
+            return hidden.transpose(0, 1).flatten(0, 1)[(index * num_items + item).T].transpose(0, 1)
         return hidden.flatten(0, 1)[item * num_frames + index]
 
     @staticmethod

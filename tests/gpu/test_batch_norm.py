@@ -9,7 +9,8 @@ from asr.nn import batch_norm_on_gpu
 from asr.nn.batch_norm import MaskedBatchNorm
 from asr.nn.front_end import ConvFrontEnd
 from asr.nn.masking import reverse_within_lengths
-from tests.support.triton_batch_norm import difference, made
+from asr.nn.precision import whole_float32
+from tests.support.triton_batch_norm import difference, difference_of_folded, made
 
 pytestmark = pytest.mark.gpu
 SHAPES = ((5, 40, 1), (5, 300, 9, 32), (3, 700, 100), (3, 70, 41, 3), (4, 300, 800), (3, 50, 4800))
@@ -32,6 +33,19 @@ def test_neighbours_in_memory_that_are_not_so_in_shape() -> None:
     hidden, lengths = made(5, 40, 3, 32, arrange=crossed)
     assert not hidden.is_contiguous()
     assert max(difference(hidden, lengths, clip=20.0).values()) < 2e-5
+
+
+@pytest.mark.parametrize("narrow", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("frames_first", [False, True])
+def test_folded_into_a_projection_it_is_the_cpus(narrow: torch.dtype, frames_first: bool) -> None:
+    inputs, lengths = made(5, 300, 72)
+    inputs = inputs.cuda().to(narrow)
+    if frames_first:
+        inputs = inputs.transpose(0, 1).contiguous().transpose(0, 1)
+    with whole_float32():
+        errors = difference_of_folded(inputs, lengths)
+    for name, error in errors.items():
+        assert error < (torch.finfo(narrow).eps / 2 if name == "d x" else 0.0) + 2e-5, name
 
 
 def test_a_batch_without_real_frames() -> None:

@@ -31,13 +31,17 @@ def main() -> None:
     crossed, lengths = made(5, 40, 3, 32, arrange=lambda t: t.permute(0, 2, 1, 3).contiguous().permute(0, 2, 1, 3))
     assert not crossed.is_contiguous()
     errors |= {f"not contiguous: {key}": error for key, error in difference(crossed, lengths, clip=20.0).items()}
+    crossed, lengths = made(5, 40, 32, arrange=lambda hidden: hidden.transpose(0, 1).contiguous().transpose(0, 1))
+    errors |= {f"frames first: {key}": error for key, error in difference(crossed, lengths, clip=20.0).items()}
     narrow, lengths = made(5, 40, 3, 32)
     for key, error in difference(narrow.bfloat16(), lengths, clip=20.0).items():
         errors[f"bfloat16: {key}"] = error
     for kind in (torch.float32, torch.bfloat16):
         inputs, lengths = made(5, 40, 20)
-        for key, error in difference_of_folded(inputs.to(kind), lengths).items():
-            errors[f"folded, {kind}: {key}"] = error
+        for frames_first in (False, True):
+            given = inputs.to(kind).transpose(0, 1).contiguous().transpose(0, 1) if frames_first else inputs.to(kind)
+            for key, error in difference_of_folded(given, lengths).items():
+                errors[f"folded, {frames_first}, {kind}: {key}"] = error
     print(json.dumps(errors))
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from asr.nn.batch_norm import MaskedBatchNorm, NormalizedLinear
-from asr.nn.masking import reverse_within_lengths, valid_mask, zero_padding
+from asr.nn.masking import Padding, reverse_within_lengths, valid_mask, zero_padding
 
 LENGTHS = torch.tensor([5, 2, 7])
 
@@ -104,6 +104,20 @@ def test_reverse_within_lengths_in_any_layout_and_its_gradient(arrange: Callable
     ]
     assert torch.equal(*results)
     assert torch.equal(*(torch.autograd.grad(result.square().sum(), hidden)[0] for result in results))
+
+
+@pytest.mark.parametrize("trailing", [(), (4,), (6, 4)])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_padding_is_zeroed_by_a_mask_as_by_rows(trailing: tuple[int, ...], kind: torch.dtype) -> None:
+    """As on a GPU, in memory as it was."""
+    padding, hidden = Padding(LENGTHS, 7), torch.randn(3, 7, *trailing).to(kind)
+    expected = padding.zero(hidden)
+    padding.rows = None
+    for given in (hidden, hidden.transpose(0, 1).contiguous().transpose(0, 1)):
+        out = padding.zero(given)
+        assert out.dtype == kind
+        assert out.stride() == given.stride()
+        assert torch.equal(out, expected)
 
 
 def test_padding_may_hold_anything_and_gets_no_gradient() -> None:

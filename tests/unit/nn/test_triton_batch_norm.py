@@ -25,7 +25,7 @@ def test_kernels_compute_what_float64_gives() -> None:
     )
     assert result.returncode == 0, result.stderr
     errors = json.loads(result.stdout)
-    assert len(errors) == 6 * (4 * 2 * 3 + 3) + 2 * 8
+    assert len(errors) == 6 * (4 * 2 * 3 + 4) + 8 * 4
     for name, error in errors.items():
         truncated = "bfloat16: y" in name or "bfloat16: d x" in name  # so does the interpreter; a GPU rounds
         assert error < (2**-7 if truncated else 1e-5), name
