@@ -5,7 +5,8 @@
 training: forward + backward of every stack at equal parameters, 16 x 512 frames of 512 features, beside nn.GRU.
 dilated:  a folded dilated stack against the undilated one of the same depth and parameters, ours and nn.GRU.
 diagonal: a diagonal GRU layer against nn.GRU of the same width and against a plain loop over time.
-kernels:  the time loop of a diagonal GRU alone, against moving its bytes once as fast as this device copies.
+kernels:  the time loop of a diagonal GRU, on a GPU also batch norm in training, each alone, against moving its bytes
+          as fast as this device copies: of batch norm's, what has to be read twice twice.
 full:     a layer of clipped ReLU, and of GRU with reset before the product, against nn.RNN (ReLU) and nn.GRU.
 tcn:      a frame by ring buffer against computing its receptive field anew.
 streams:  one step of 16 streams against one stream, every stack that streams.
@@ -30,6 +31,8 @@ from torch import Tensor, nn
 
 from asr import stacks
 from asr.config.options import names, validate_stack
+from asr.nn import batch_norm_on_gpu
+from asr.nn.batch_norm import MaskedBatchNorm
 from asr.nn.cells import elementwise
 from asr.nn.folding import fold_norms
 from asr.nn.precision import float32_settings
@@ -118,24 +121,52 @@ def kernels(repeats: int) -> None:
                 "backward": partial(loops.backward, "gru", weight, (initial,), [projected], (states,), d_states, ()),
             }
             moved = {"forward": [projected, states], "backward": [projected, states, d_states, projected]}
+            facts = {"items": batch, "frames": FRAMES, "width": width, "projections": str(kind).removeprefix("torch.")}
             for name, call in calls.items():
-                seconds = spread(seconds_alone(call, repeats=repeats))
-                size = sum(tensor.numel() * tensor.element_size() for tensor in moved[name])
-                emit(
-                    benchmark="stacks kernels",
-                    **FACTS,
-                    loop=f"diagonal gru {name}",
-                    loops=loops.__name__,
-                    items=batch,
-                    frames=FRAMES,
-                    width=width,
-                    projections=str(kind).removeprefix("torch."),
-                    seconds=seconds,
-                    bytes=size,
-                    copy_bytes_per_second=bandwidth,
-                    seconds_at_copy_bandwidth=size / bandwidth,
-                    times_the_copy=seconds["median"] * bandwidth / size,
-                )
+                against_the_copy(
+                    call, moved[name], repeats, bandwidth,
+                    loop=f"diagonal gru {name}", loops=loops.__name__, **facts,
+                )  # fmt: skip
+    if DEVICE == "cuda":
+        batch_norm(repeats, bandwidth)
+
+
+def batch_norm(repeats: int, bandwidth: float) -> None:
+    """On what the two convolutions of Deep Speech 2 and a layer of 800 units give, of 64 utterances of 15 s."""
+    for shape in ((64, 750, 81, 32), (64, 750, 41, 32), (64, 750, 800)):
+        norm = MaskedBatchNorm(shape[-1], clip=20.0, narrow=True).to(DEVICE)
+        x = torch.randn(shape, dtype=torch.bfloat16, device=DEVICE, requires_grad=True)
+        lengths = torch.full(shape[:1], shape[1], device=DEVICE)
+        with torch.autocast(DEVICE, dtype=torch.bfloat16):
+            forward = partial(norm, x, lengths)
+            y = forward()
+        gradient = partial(torch.autograd.grad, y, x, torch.randn_like(y), retain_graph=True)
+        for name, call, moved in (
+            ("forward", torch.autocast(DEVICE, dtype=torch.bfloat16)(forward), [x, x, y]),
+            ("backward", gradient, [x, y, x, y, x]),
+        ):
+            against_the_copy(
+                call, moved, repeats, bandwidth,
+                loop=f"batch norm {name}", kernels=batch_norm_on_gpu.fits(x, norm.scale), shape=shape,
+            )  # fmt: skip
+
+
+def against_the_copy(
+    call: Callable[[], Any], moved: list[Tensor], repeats: int, bandwidth: float, **facts: Any
+) -> None:
+    """Tell a call's seconds beside those of a copy of as many bytes."""
+    seconds = spread(seconds_alone(call, repeats=repeats))
+    size = sum(tensor.numel() * tensor.element_size() for tensor in moved)
+    emit(
+        benchmark="stacks kernels",
+        **FACTS,
+        **facts,
+        seconds=seconds,
+        bytes=size,
+        copy_bytes_per_second=bandwidth,
+        seconds_at_copy_bandwidth=size / bandwidth,
+        times_the_copy=seconds["median"] * bandwidth / size,
+    )
 
 
 def copy_bandwidth(repeats: int) -> float:

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from asr import stacks
 from asr.config.options import validate_stack
+from asr.nn import batch_norm_on_gpu
 from asr.nn.cells import elementwise, full_on_gpu
 from asr.stacks.base import Stack
 from tests.unit.stacks.test_contract import INPUT_SIZE, configurations, label
@@ -49,6 +50,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch._VF, "lstm", layer(2))
     monkeypatch.setattr(elementwise, "_loops", lambda like: None)
     monkeypatch.setattr(full_on_gpu, "fits", lambda like: False)
+    monkeypatch.setattr(batch_norm_on_gpu, "fits", lambda hidden, scale: False)
     with FakeTensorMode():
         yield
 
