@@ -83,7 +83,7 @@ class _Reverse(torch.autograd.Function):
         # By one index over what is contiguous, which a GPU reads many bytes at a time; and time stays first in memory
         # if it was, for the products and sums that follow.
         if hidden.transpose(0, 1).is_contiguous():
-            return hidden.transpose(0, 1).flatten(0, 1)[(index * num_items + item).T].transpose(0, 1)
+            return hidden.transpose(0, 1).flatten(0, 1)[(index * num_items + item).T.contiguous()].transpose(0, 1)
         return hidden.flatten(0, 1)[item * num_frames + index]
 
     @staticmethod

@@ -13,12 +13,12 @@ from asr.nn.precision import whole_float32
 from tests.support.triton_batch_norm import difference, difference_of_folded, made
 
 pytestmark = pytest.mark.gpu
-SHAPES = ((5, 40, 1), (5, 300, 9, 32), (3, 700, 100), (3, 70, 41, 3), (4, 300, 800), (3, 50, 4800))
+SHAPES = ((5, 300, 9, 32), (5, 40, 1), (3, 700, 100), (3, 70, 41, 3), (4, 300, 800))
+CASES = [(shape, 20.0, kind) for shape in SHAPES for kind in (torch.float32, torch.bfloat16)]
+CASES += [(SHAPES[0], None, torch.float32), (SHAPES[0], None, torch.float16)]  # a few: each takes seconds to compile
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("clip", [None, 20.0])
-@pytest.mark.parametrize("narrow", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("shape", "clip", "narrow"), CASES)
 def test_equals_the_cpu_in_float64(shape: tuple[int, ...], clip: float | None, narrow: torch.dtype) -> None:
     hidden, lengths = made(*shape)
     for name, error in difference(hidden.cuda().to(narrow), lengths, clip=clip).items():

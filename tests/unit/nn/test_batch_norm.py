@@ -98,6 +98,7 @@ def test_reverse_within_lengths_in_any_layout_and_its_gradient(arrange: Callable
     index = torch.tensor([[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 1, 0, 3, 4]])
     got, expected = reverse_within_lengths(hidden, lengths), hidden[torch.arange(3)[:, None], index]
     assert torch.equal(got, expected)
+    assert got.stride() == (hidden.stride() if hidden.transpose(0, 1).is_contiguous() else (25, 5, 1))
     weights = torch.randn(3, 5, 5)
     results = [
         torch.autograd.grad((out * weights).square().sum(), hidden, create_graph=True)[0] for out in (got, expected)
