@@ -72,7 +72,8 @@ class _Loop(torch.autograd.Function):
         loops = _kernels()
         assert loops is not None
         initial, projected = tensors[:num_states], tensors[num_states:]
-        p = torch.stack(projected) if len(projected) > 1 else projected[0][None].contiguous()
+        one, *more = projected
+        p = torch.stack(projected) if more else one[None].contiguous()
         dtype = product_type(recurrent)
         hidden = initial[0].contiguous()
         first = hidden.to(dtype)
@@ -81,7 +82,7 @@ class _Loop(torch.autograd.Function):
         outputs = p.new_empty(shape, dtype=dtype)
         kept: list[Tensor] = []  # for backward, after the outputs
         if kind == "lstm":
-            cell = initial[1].contiguous()
+            cell = initial[-1].contiguous()
             kept = [_gates(p, 4, shape), outputs.new_empty(shape, dtype=torch.float32), cell]
             loops.run(loops.lstm_forward, (p, weight, cell, first, outputs, *kept[:2]), shape)
         elif kind == "gru_after":
