@@ -19,7 +19,6 @@ as many digits near 0.
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,9 +27,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from asr.nn.gpu_kernels import INTERPRETED
+
 UNITS = 32  # of a program, one a thread
 AHEAD = {"rnn": (16, 16), "gru": (16, 8), "lstm": (16, 8), "linear": (16, 16)}  # frames, forward and backward
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # it knows no assembly
 BY_LOGISTIC = tl.constexpr(-1.4426950408889634)  # -log2(e), and for tanh 2 log2(e); see `_logistic`
 BY_TANH = tl.constexpr(2 * 1.4426950408889634)
 
@@ -65,6 +65,7 @@ def _plain_reciprocal(x):
     return 1 / x
 
 
+# The interpreter knows no assembly.
 _exp2, _reciprocal = (_plain_exp2, _plain_reciprocal) if INTERPRETED else (_fast_exp2, _fast_reciprocal)
 
 

@@ -22,7 +22,6 @@ Letters: K chains, S frames, B items, H units, G gates.
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -31,13 +30,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from asr.nn.gpu_kernels import INTERPRETED
+
 FEW, MANY = 16, 64  # batch rows of a program
 WARPS = {FEW: 4, MANY: 8}
 UNITS = (16, 32, 64)  # of a program: the fewest with which all programs run at once
 PARTS = tl.constexpr(WARPS[FEW])
 INNER_OF_FEW, INNER_OF_MANY = tl.constexpr(128), tl.constexpr(64)  # terms of a product's sum at a time
 STAGES = tl.constexpr(3)  # of these on their way
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # it runs one program after the other, so there can be but one
 
 
 def _kernel(function: Callable[..., Any]) -> Any:
@@ -493,6 +493,7 @@ def run(kernel: Any, tensors: tuple[Tensor, ...], shape: tuple[int, ...], *setti
     device = tensors[0].device
     rows = FEW if batch <= FEW else MANY
     tf32 = torch.backends.cudnn.rnn.fp32_precision == "tf32"  # type: ignore[attr-defined]
+    # The interpreter runs one program after the other, so there can be but one.
     at_once = 1 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
     units = triton.next_power_of_2(size) if INTERPRETED else _units(chains * triton.cdiv(batch, rows), size, at_once)
     programs = triton.cdiv(size, units)

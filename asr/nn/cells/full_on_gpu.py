@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from asr.nn import gpu_kernels
 from asr.nn.cells.base import FullLink, product_type, shifted
 
 Kind = Literal["tanh", "relu", "clipped_relu", "gru_after", "gru_before", "lstm"]
@@ -26,7 +27,7 @@ Kind = Literal["tanh", "relu", "clipped_relu", "gru_after", "gru_before", "lstm"
 
 def fits(like: Tensor) -> bool:
     """Whether the kernels take the recurrent weights `like`, where they are now."""
-    return like.is_cuda and like.dtype == torch.float32 and not torch.compiler.is_compiling() and _kernels() is not None
+    return like.dtype == torch.float32 and gpu_kernels.runs_on(like)
 
 
 def recur(
@@ -54,11 +55,9 @@ def recur(
     return _Loop.apply(kind, clip, recurrent, bias, len(initial), *initial, *projected)  # pyright: ignore[reportReturnType]
 
 
-def _kernels() -> ModuleType | None:
-    try:
-        from asr.nn.cells import _triton_full
-    except ImportError:  # torch brings Triton along on Linux only
-        return None
+def _kernels() -> ModuleType:
+    from asr.nn.cells import _triton_full  # where there is Triton
+
     return _triton_full
 
 
@@ -70,7 +69,6 @@ class _Loop(torch.autograd.Function):
         ctx, kind: Kind, clip: float, recurrent: Tensor, bias: Tensor | None, num_states: int, *tensors: Tensor
     ) -> Any:
         loops = _kernels()
-        assert loops is not None
         initial, projected = tensors[:num_states], tensors[num_states:]
         one, *more = projected
         p = torch.stack(projected) if more else one[None].contiguous()
@@ -102,7 +100,6 @@ class _Loop(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         loops = _kernels()
-        assert loops is not None
         recurrent, first, outputs, *kept = ctx.saved_tensors
         kind, shape, dtype = ctx.kind, ctx.shape, outputs.dtype
         transposed = recurrent.to(dtype).mT.contiguous()  # (K, H, G * H)
