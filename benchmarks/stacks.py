@@ -7,7 +7,7 @@ dilated:  a folded dilated stack against the undilated one of the same depth and
 diagonal: a diagonal GRU layer against nn.GRU of the same width and against a plain loop over time.
 kernels:  the time loop of a diagonal GRU, on a GPU also batch norm in training, each alone, against moving its bytes
           as fast as this device copies: of batch norm's, what has to be read twice twice.
-full:     a layer of clipped ReLU, and of GRU with reset before the product, against nn.RNN (ReLU) and nn.GRU.
+full:     a bidirectional layer of each cell with full matrices, 800 units, against nn.GRU, nn.LSTM and nn.RNN.
 tcn:      a frame by ring buffer against computing its receptive field anew.
 streams:  one step of 16 streams against one stream, every stack that streams.
 
@@ -16,7 +16,7 @@ turns. On a GPU, where there is one.
 
 Precision is the same for all: float32 is whole float32 and tf32 allows TF32, for matrix products, convolutions and
 recurrences alike, where torch's default allows it for the last two only. bf16 is autocast, with TF32 for what stays in
-float32: our recurrences and those by cuDNN that our stacks use. nn.GRU and nn.RNN run in float16 under it on a GPU.
+float32. nn.GRU, nn.LSTM and nn.RNN run in float16 under it on a GPU.
 """
 
 import argparse
@@ -107,7 +107,8 @@ def diagonal(repeats: int) -> None:
 def kernels(repeats: int) -> None:
     """What a layer's time loop has to read and write at least once: projections, states, and their gradients."""
     bandwidth = copy_bandwidth(repeats)
-    for batch, width in ((16, 128), (16, 512), (64, 1024)):
+    width = 512
+    for batch in (16, 64):
         for kind in (torch.float32, torch.bfloat16):
             weight = torch.randn(1, 3 * width, device=DEVICE)
             initial = torch.zeros(1, batch, width, device=DEVICE)
@@ -178,34 +179,34 @@ def copy_bandwidth(repeats: int) -> float:
 
 
 def full(repeats: int) -> None:
-    """One layer, forward-only, without norm; the clipped ReLU's own cuDNN neighbour is the ReLU without its clip."""
-    layers: dict[str, tuple[dict[str, Any], Callable[[int], nn.Module]]] = {
-        "clipped ReLU": (
-            {"name": "rnn", "activation": "clipped_relu"},
-            lambda width: nn.RNN(width, width, nonlinearity="relu", batch_first=True),
-        ),
+    """One layer without norm. cuDNN knows neither the clip nor a reset before the product; its nearest stand beside."""
+    width = 800
+    layers: dict[str, tuple[dict[str, Any], nn.Module]] = {
+        "GRU": ({"name": "gru"}, nn.GRU(width, width, batch_first=True, bidirectional=True)),
+        "LSTM": ({"name": "lstm"}, nn.LSTM(width, width, batch_first=True, bidirectional=True)),
         "GRU, reset before": (
             {"name": "gru", "reset": "before"},
-            lambda width: nn.GRU(width, width, batch_first=True),
+            nn.GRU(width, width, batch_first=True, bidirectional=True),
+        ),
+        "clipped ReLU": (
+            {"name": "rnn", "activation": "clipped_relu"},
+            nn.RNN(width, width, nonlinearity="relu", batch_first=True, bidirectional=True),
         ),
     }
-    shared = {"num_layers": 1, "bidirectional": False, "batch_norm": "none"}
-    for cell, (options, theirs) in layers.items():
-        for width in (512, 800):
-            ours = make({**options, **shared, "hidden_size": width}, width)
-            neighbour = theirs(width).to(DEVICE)
-            steps = {
-                cell: training_step(ours, FRAMES, width),
-                type(neighbour).__name__: training_step(neighbour, FRAMES, width),
-            }
-            compare("full", steps, repeats, width=width, passes="forward + backward")
-            inputs = torch.randn(BATCH, FRAMES, width, device=DEVICE)
-            lengths = torch.full((BATCH,), FRAMES, device=DEVICE)
+    shared = {"num_layers": 1, "bidirectional": True, "batch_norm": "none", "hidden_size": width}
+    for cell, (options, neighbour) in layers.items():
+        ours, theirs = make({**options, **shared}, width), neighbour.to(DEVICE)
+        name = f"nn.{type(theirs).__name__}"
+        for batch in (16, 64):
+            steps = {cell: training_step(ours, FRAMES, width, batch), name: training_step(theirs, FRAMES, width, batch)}
+            compare("full", steps, repeats, items=batch, width=width, passes="forward + backward")
+            inputs = torch.randn(batch, FRAMES, width, device=DEVICE)
+            lengths = torch.full((batch,), FRAMES, device=DEVICE)
             calls = {
                 cell: in_inference(partial(ours, inputs, lengths)),
-                type(neighbour).__name__: in_inference(partial(neighbour, inputs)),
+                name: in_inference(partial(theirs, inputs)),
             }
-            compare("full", calls, repeats, width=width, passes="forward")
+            compare("full", calls, repeats, items=batch, width=width, passes="forward")
 
 
 def tcn(repeats: int) -> None:
@@ -293,10 +294,12 @@ def sized(options: dict[str, Any], parameters: int) -> Stack:
     return make(options, FEATURES)
 
 
-def training_step(module: nn.Module, frames: int = FRAMES, features: int = FEATURES) -> Callable[[], None]:
+def training_step(
+    module: nn.Module, frames: int = FRAMES, features: int = FEATURES, batch: int = BATCH
+) -> Callable[[], None]:
     """Forward and backward, gradients of inputs and weights, of a `Stack` or a batch-first torch module."""
-    inputs = torch.randn(BATCH, frames, features, device=DEVICE, requires_grad=True)
-    lengths = torch.full((BATCH,), frames, device=DEVICE)
+    inputs = torch.randn(batch, frames, features, device=DEVICE, requires_grad=True)
+    lengths = torch.full((batch,), frames, device=DEVICE)
 
     def step() -> None:
         inputs.grad = None

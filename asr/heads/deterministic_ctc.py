@@ -8,15 +8,13 @@ one recursion over frames in float64; the posteriors of a token's places are add
 
 from __future__ import annotations
 
-import os
-import warnings
-from functools import lru_cache
 from types import ModuleType
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from asr.nn import gpu_kernels
 from asr.nn.masking import reverse_within_lengths, valid_mask
 
 BLANK = 0
@@ -39,31 +37,10 @@ def deterministic_ctc_loss(
 
 def one_launch(like: Tensor) -> ModuleType | None:
     """The recursion as one launch on a GPU; None where torch's operations have to do, frame by frame."""
-    if not like.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+    if not gpu_kernels.INTERPRETED and not gpu_kernels.runs_on(like):
         return None
-    return _tried(like.device)
+    from asr.heads import _triton_ctc
 
-
-@lru_cache
-def _tried(device: torch.device) -> ModuleType | None:
-    """The kernel's module if it can be built and run there."""
-    try:
-        from asr.heads import _triton_ctc
-    except ImportError:  # torch brings Triton along on Linux only
-        return None
-    emitted = torch.zeros(1, 2, 1, dtype=torch.float64, device=device)
-    try:
-        _triton_ctc.alphas(emitted, emitted[:, 0] > 0)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # Triton has no type for all of its own; whatever it is, there is another way
-        reason = str(error).partition("\n")[0]
-        warnings.warn(
-            f"Triton cannot build CTC's kernel ({reason}), for which it needs a C compiler and Python's headers; "
-            "without it each step waits for the GPU",
-            stacklevel=2,
-        )
-        return None
     return _triton_ctc
 
 

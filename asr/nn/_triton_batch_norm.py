@@ -1,9 +1,9 @@
 """Batch norm's passes over its rows as Triton kernels for NVIDIA's GPUs; `asr.nn.batch_norm_on_gpu` calls them.
 
-Training reads x twice forward and twice backward, and writes y and dx: the fewest passes there are, as statistics have
-to be known before they are used. All sums are float32 over a program's few rows, at most `TILES` to a thread's unit,
-and float64 over the programs; their order is always the same. Everything is computed of x - mean, which loses no
-digits where the mean is large. Padding is neither read nor trusted to hold 0.
+Training reads x twice forward, and x and dy twice backward, for statistics have to be known before they are used. Sums
+are float32 over a program's rows, of which a thread adds up at most `TILES` for a unit, and float64 over programs; the
+order is always the same. Once the mean is known all is computed of x - mean, which keeps its digits where the mean is
+large. Padding is neither read nor trusted to hold 0.
 
 Letters: an item has N rows of C units, frames times frequencies, which are `step` rows apart in memory, and items
 `item_step` rows: (1, N), or with frames first (items, 1). A program takes some of one item's rows and units, in tiles.
@@ -26,12 +26,7 @@ from torch import Tensor
 ELEMENTS = 4096  # of a tile, 32 a thread; a quarter where rows do not begin at words that a thread could load at once
 UNITS = 128  # of a tile at most: with these, what is read in one piece is long enough
 TILES = 8  # of a program
-COUNTS = [
-    "N",
-    "per_frame",
-    "step",
-    "item_step",
-]  # they change with every batch, for which nothing is to be compiled anew
+COUNTS = ["N", "per_frame", "step", "item_step"]  # that change with batches, for which nothing is compiled anew
 
 
 def _kernel(function: Callable[..., Any]) -> Any:

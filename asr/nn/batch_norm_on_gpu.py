@@ -1,14 +1,12 @@
 """Batch norm in training on an NVIDIA GPU: autograd around the kernels of `_triton_batch_norm`.
 
 Computes what `asr.nn.batch_norm` computes, which is bound by how often activations pass through memory: torch's
-operations move some ten times the bytes. x is read in the type in which it comes, and y is not kept for backward.
+operations, one after the other, move several times the bytes. x is read in the type in which it comes, and y is not
+kept for backward.
 """
 
 from __future__ import annotations
 
-import os
-import warnings
-from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from asr.nn import gpu_kernels
 from asr.nn.distributed import sum_over_ranks
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)  # of activations; statistics and parameters are float32
@@ -24,11 +23,8 @@ TYPES = (torch.float32, torch.bfloat16, torch.float16)  # of activations; statis
 
 def fits(hidden: Tensor, scale: Tensor) -> bool:
     """Whether the kernels take these activations, where they are now."""
-    if not hidden.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        return False
-    if hidden.dtype not in TYPES or scale.dtype != torch.float32 or torch.compiler.is_compiling():
-        return False
-    return hidden.numel() > 0 and _kernels(hidden.device) is not None
+    known = hidden.dtype in TYPES and scale.dtype == torch.float32 and hidden.numel() > 0
+    return known and (gpu_kernels.INTERPRETED or gpu_kernels.runs_on(hidden))
 
 
 def normalize(
@@ -73,25 +69,9 @@ def moments(
     return _Moments.apply(inputs, lengths, dtype)  # pyright: ignore[reportReturnType]
 
 
-@lru_cache
-def _kernels(device: torch.device) -> ModuleType | None:
-    """The kernels' module if they can be built and run there."""
-    try:
-        from asr.nn import _triton_batch_norm
-    except ImportError:  # torch brings Triton along on Linux only
-        return None
-    try:
-        _triton_batch_norm.sums(torch.zeros(1, 1, 1, device=device), torch.ones(1, dtype=torch.int64, device=device))
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # Triton has no type for all of its own; whatever it is, there is another way
-        reason = str(error).partition("\n")[0]
-        warnings.warn(
-            f"Triton cannot build batch norm's kernels ({reason}), for which it needs a C compiler and Python's "
-            "headers; without them batch norm takes several times as long",
-            stacklevel=2,
-        )
-        return None
+def _kernels() -> ModuleType:
+    from asr.nn import _triton_batch_norm  # where there is Triton
+
     return _triton_batch_norm
 
 
@@ -107,8 +87,7 @@ class _Normalize(torch.autograd.Function):
         epsilon: float,
         dtype: torch.dtype,
     ) -> Any:
-        kernels = _kernels(x.device)
-        assert kernels is not None
+        kernels = _kernels()
         x, lengths = _dense(x), lengths.contiguous()
         real_rows = (lengths.sum() * (x[0, 0].numel() // x.shape[-1])).float()
         sums = sum_over_ranks(torch.cat((kernels.sums(x, lengths), real_rows[None])))
@@ -128,8 +107,7 @@ class _Normalize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, lengths, count, mean, inverse, gain, shift = ctx.saved_tensors
-        kernels = _kernels(x.device)
-        assert kernels is not None
+        kernels = _kernels()
         dy = _arranged(gradients[0], x)
         d_shift, d_scale = kernels.gradient_sums(x, dy, lengths, mean, gain, shift, ctx.clip).chunk(2)
         d_scale = d_scale * inverse
@@ -143,8 +121,7 @@ class _Normalize(torch.autograd.Function):
 class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, lengths: Tensor, dtype: torch.dtype) -> Any:
-        kernels = _kernels(x.device)
-        assert kernels is not None
+        kernels = _kernels()
         x, lengths = _dense(x), lengths.contiguous()
         size = x.shape[-1]
         sums = sum_over_ranks(torch.cat((kernels.sums(x, lengths)[:size], lengths.sum().to(dtype)[None])))

@@ -1,4 +1,4 @@
-"""Recurrent layers on cuDNN: both directions in one call, padding marked, against the loops of a CPU in float64."""
+"""Recurrent layers, in float32 and under autocast, against the loops of a CPU in float64."""
 
 import copy
 
@@ -10,9 +10,10 @@ from asr.nn.cells import Cell
 from asr.nn.cells.gru import GruCell
 from asr.nn.cells.lstm import LstmCell
 from asr.nn.cells.rnn import RnnCell
+from asr.nn.precision import whole_float32
 from asr.nn.recurrent_layer import RecurrentLayer
 
-pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:RNN module weights")]  # costs a copy, no more
+pytestmark = pytest.mark.gpu
 LENGTHS = [30, 21, 7, 1, 0]
 ERRORS = {torch.float32: 1e-4, torch.bfloat16: 1e-1}  # relative to the largest
 
@@ -43,11 +44,7 @@ def test_equals_a_cpu_in_float64(cell: type[Cell], kind: torch.dtype, bidirectio
     )
     inputs = torch.randn(len(LENGTHS), max(LENGTHS), 24)
     expected = run(copy.deepcopy(layer).double(), inputs.double(), torch.float64)
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
+    with whole_float32():
         got = run(layer.cuda(), inputs.cuda(), kind)
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
     for one, other in zip(got, expected, strict=True):
         assert float((one - other).abs().max()) <= ERRORS[kind] * float(other.abs().max())

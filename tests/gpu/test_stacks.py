@@ -21,6 +21,7 @@ from asr.nn.cells import Cell, GruCell, LstmCell, RnnCell, elementwise, full_on_
 from asr.nn.precision import whole_float32
 from asr.stacks.base import Stack, State
 from tests.support.streaming import streamed
+from tests.support.waiting import nothing_waits
 from tests.unit.stacks.test_contract import (  # noqa: F401 -- stack: a fixture
     INPUT_SIZE,
     batch,
@@ -211,13 +212,8 @@ def test_training_does_not_wait_for_the_device(on_gpu: Stack) -> None:
         outputs.sum().backward()
 
     step()  # loads kernels and libraries
-    if DEVICE == "cuda":
-        torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_waits():
         step()
-    finally:
-        if DEVICE == "cuda":
-            torch.cuda.set_sync_debug_mode("default")
 
 
 CUDNN: dict[str, Callable[..., Cell]] = {

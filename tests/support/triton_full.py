@@ -14,6 +14,7 @@ from torch import Tensor
 
 from asr.nn.cells import FULL_CELLS, Cell, full_on_gpu
 from asr.nn.cells.rnn import CLIP
+from asr.nn.precision import whole_float32
 
 CHAINS, FRAMES = 2, 5
 SHAPES = {"few": (5, 150), "many": (19, 70)}  # items, units: more of both than a program takes at a time, no multiples
@@ -38,7 +39,8 @@ def main() -> None:
             initial = [torch.rand(CHAINS, batch, size) for _ in range(cell.num_states)]
             scale = 10.0 if kind == "clipped_relu" else 1.0  # so that some units reach the clip
             projected = [scale * torch.randn(FRAMES, batch, cell.num_gates * size) for _ in range(CHAINS)]
-            got = by_the_kernels(kind, cell, initial, projected)
+            with whole_float32():
+                got = by_the_kernels(kind, cell, initial, projected)
             if kind == "clipped_relu":
                 assert bool((got["outputs"] == CLIP).any())
                 assert bool((got["outputs"] == 0).any())

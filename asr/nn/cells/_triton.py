@@ -6,8 +6,9 @@ gradients stay in registers, in the states' type (float32). Weight gradients are
 A frame waits for the one before, so what counts is the way from one state to the next. All that does not depend on a
 state stays off it: a frame's inputs are loaded into registers `AHEAD` frames early, in a loop unrolled as often, so
 that they move nowhere; backward, a gate's slopes are computed first and a state's gradient is then one multiply-add.
-Gates come from 2^x and 1/x, one instruction each, with log2(e) in the weights: to 1e-6, tanh not to as many digits
-near 0.
+A warp waits wherever one of its instructions does, so there are few and no branches: the layer's width is known when a
+kernel is compiled. Gates come from 2^x and 1/x, one instruction each, with log2(e) in the weights: to 1e-6, tanh not to
+as many digits near 0.
 """
 
 # ruff: noqa: RUF005
@@ -18,7 +19,6 @@ near 0.
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,9 +27,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from asr.nn.gpu_kernels import INTERPRETED
+
 UNITS = 32  # of a program, one a thread
-AHEAD = {"rnn": 16, "gru": 8, "lstm": 8, "linear": 16}  # frames whose inputs are on their way
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # it knows no assembly
+AHEAD = {"rnn": (16, 16), "gru": (16, 8), "lstm": (16, 8), "linear": (16, 16)}  # frames, forward and backward
 BY_LOGISTIC = tl.constexpr(-1.4426950408889634)  # -log2(e), and for tanh 2 log2(e); see `_logistic`
 BY_TANH = tl.constexpr(2 * 1.4426950408889634)
 
@@ -64,6 +65,7 @@ def _plain_reciprocal(x):
     return 1 / x
 
 
+# The interpreter knows no assembly.
 _exp2, _reciprocal = (_plain_exp2, _plain_reciprocal) if INTERPRETED else (_fast_exp2, _fast_reciprocal)
 
 
@@ -74,7 +76,7 @@ def _logistic(scaled):
 
 
 @_kernel
-def _place(batch, size, UNITS: tl.constexpr):
+def _place(batch, size: tl.constexpr, UNITS: tl.constexpr):
     """What a program works at: chain, item, its row among those of one frame, units, which of them there are."""
     chain, item = tl.program_id(0) // batch, tl.program_id(0) % batch
     unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
@@ -82,9 +84,8 @@ def _place(batch, size, UNITS: tl.constexpr):
 
 
 @_kernel
-def _gates(p, p_frame, t, there, size, GATES: tl.constexpr):
-    """What is projected for frame t, gate after gate; 0 where it is not `there`."""
-    p += t * p_frame
+def _gates(p, there, size: tl.constexpr, GATES: tl.constexpr):
+    """What is projected for a frame, gate after gate; 0 where it is not `there`."""
     values = ()
     for gate in tl.static_range(GATES):
         values = values + (tl.load(p + gate * size, there, 0),)
@@ -92,9 +93,9 @@ def _gates(p, p_frame, t, there, size, GATES: tl.constexpr):
 
 
 @_kernel
-def _before(states, step, first, t, there):
+def _before(state, first, t, there):
     """The state before frame t: what the frame before left, or the first one."""
-    return tl.load(tl.where(t == 0, first, states + (t - 1) * step), there, 0)
+    return tl.load(tl.where(t == 0, first, state), there, 0)
 
 
 @_kernel
@@ -104,35 +105,37 @@ def _is_there(t, frames, real):
 
 @_kernel
 def rnn_forward(
-    p, p_chain, p_frame, p_item, weight, first_hidden, outputs, frames, batch, size,
+    p, p_chain, p_frame, p_item, weight, first_hidden, outputs, frames, batch, size: tl.constexpr,
     UNITS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     chain, item, row, unit, real = _place(batch, size, UNITS)
-    p_frame, step = tl.cast(p_frame, tl.int64), tl.cast(batch * size, tl.int64)
+    step = batch * size
     w = tl.load(weight + chain * size + unit, real, 0) * BY_TANH
     h = tl.load(first_hidden + row, real, 0)
     p += chain * p_chain + item * p_item + unit
     outputs += (chain * frames * batch + item) * size + unit
     coming = ()
     for early in tl.static_range(AHEAD):
-        coming = coming + _gates(p, p_frame, early, real & (early < frames), size, 1)
+        coming = coming + _gates(p, real & (early < frames), size, 1)
+        p += p_frame
     for start in tl.range(0, frames, AHEAD, num_stages=1):
         for j in tl.static_range(AHEAD):
             t = start + j
-            if t < frames:
-                scaled = coming[0].to(h.dtype) * BY_TANH
-                h = 1 - 2 * _logistic(scaled + w * h)
-                tl.store(outputs + t * step, h, real)
-            coming = coming[1:] + _gates(p, p_frame, t + AHEAD, real & (t + AHEAD < frames), size, 1)
+            scaled = coming[0].to(h.dtype) * BY_TANH
+            h = 1 - 2 * _logistic(scaled + w * h)
+            tl.store(outputs, h, real & (t < frames))
+            outputs += step
+            coming = coming[1:] + _gates(p, real & (t + AHEAD < frames), size, 1)
+            p += p_frame
 
 
 @_kernel
 def gru_forward(
-    p, p_chain, p_frame, p_item, weight, first_hidden, outputs, frames, batch, size,
+    p, p_chain, p_frame, p_item, weight, first_hidden, outputs, frames, batch, size: tl.constexpr,
     UNITS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     chain, item, row, unit, real = _place(batch, size, UNITS)
-    p_frame, step = tl.cast(p_frame, tl.int64), tl.cast(batch * size, tl.int64)
+    step = batch * size
     weight += chain * 3 * size + unit
     w_r, w_z = tl.load(weight, real, 0) * BY_LOGISTIC, tl.load(weight + size, real, 0) * BY_LOGISTIC
     w_n = tl.load(weight + 2 * size, real, 0) * BY_TANH
@@ -141,95 +144,101 @@ def gru_forward(
     outputs += (chain * frames * batch + item) * size + unit
     coming = ()
     for early in tl.static_range(AHEAD):
-        coming = coming + _gates(p, p_frame, early, real & (early < frames), size, 3)
+        coming = coming + _gates(p, real & (early < frames), size, 3)
+        p += p_frame
     for start in tl.range(0, frames, AHEAD, num_stages=1):
         for j in tl.static_range(AHEAD):
             t = start + j
-            if t < frames:
-                p_r, p_z = coming[0].to(h.dtype) * BY_LOGISTIC, coming[1].to(h.dtype) * BY_LOGISTIC
-                p_n = coming[2].to(h.dtype) * BY_TANH
-                r = _logistic(p_r + w_r * h)
-                z = _logistic(p_z + w_z * h)
-                below = _logistic(p_n + (w_n * h) * r)  # n = 1 - 2 below
-                h = ((1 - z) + z * h) - (2 * (1 - z)) * below
-                tl.store(outputs + t * step, h, real)
-            coming = coming[3:] + _gates(p, p_frame, t + AHEAD, real & (t + AHEAD < frames), size, 3)
+            p_r, p_z = coming[0].to(h.dtype) * BY_LOGISTIC, coming[1].to(h.dtype) * BY_LOGISTIC
+            p_n = coming[2].to(h.dtype) * BY_TANH
+            r = _logistic(p_r + w_r * h)
+            z = _logistic(p_z + w_z * h)
+            below = _logistic(p_n + (w_n * h) * r)  # n = 1 - 2 below
+            h = ((1 - z) + z * h) - (2 * (1 - z)) * below
+            tl.store(outputs, h, real & (t < frames))
+            outputs += step
+            coming = coming[3:] + _gates(p, real & (t + AHEAD < frames), size, 3)
+            p += p_frame
 
 
 @_kernel
 def lstm_forward(
-    p, p_chain, p_frame, p_item, weight, first_hidden, first_cell, outputs, cells, frames, batch, size,
+    p, p_chain, p_frame, p_item, weight, first_hidden, first_cell, outputs, cells, frames, batch, size: tl.constexpr,
     UNITS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     chain, item, row, unit, real = _place(batch, size, UNITS)
-    p_frame, step = tl.cast(p_frame, tl.int64), tl.cast(batch * size, tl.int64)
+    step = batch * size
     weight += chain * 4 * size + unit
     w_i, w_f = tl.load(weight, real, 0) * BY_LOGISTIC, tl.load(weight + size, real, 0) * BY_LOGISTIC
     w_g, w_o = tl.load(weight + 2 * size, real, 0) * BY_TANH, tl.load(weight + 3 * size, real, 0) * BY_LOGISTIC
     h = tl.load(first_hidden + row, real, 0)
     c = tl.load(first_cell + row, real, 0)
     p += chain * p_chain + item * p_item + unit
-    at = (chain * frames * batch + item) * size + unit
+    outputs += (chain * frames * batch + item) * size + unit
+    cells += (chain * frames * batch + item) * size + unit
     coming = ()
     for early in tl.static_range(AHEAD):
-        coming = coming + _gates(p, p_frame, early, real & (early < frames), size, 4)
+        coming = coming + _gates(p, real & (early < frames), size, 4)
+        p += p_frame
     for start in tl.range(0, frames, AHEAD, num_stages=1):
         for j in tl.static_range(AHEAD):
             t = start + j
-            if t < frames:
-                p_i, p_f = coming[0].to(h.dtype) * BY_LOGISTIC, coming[1].to(h.dtype) * BY_LOGISTIC
-                p_g, p_o = coming[2].to(h.dtype) * BY_TANH, coming[3].to(h.dtype) * BY_LOGISTIC
-                i = _logistic(p_i + w_i * h)
-                f = _logistic(p_f + w_f * h)
-                o = _logistic(p_o + w_o * h)
-                c = (f * c + i) - (2 * i) * _logistic(p_g + w_g * h)
-                h = o - (2 * o) * _logistic(c * BY_TANH)
-                tl.store(outputs + at + t * step, h, real)
-                tl.store(cells + at + t * step, c, real)
-            coming = coming[4:] + _gates(p, p_frame, t + AHEAD, real & (t + AHEAD < frames), size, 4)
+            p_i, p_f = coming[0].to(h.dtype) * BY_LOGISTIC, coming[1].to(h.dtype) * BY_LOGISTIC
+            p_g, p_o = coming[2].to(h.dtype) * BY_TANH, coming[3].to(h.dtype) * BY_LOGISTIC
+            i = _logistic(p_i + w_i * h)
+            f = _logistic(p_f + w_f * h)
+            o = _logistic(p_o + w_o * h)
+            c = (f * c + i) - (2 * i) * _logistic(p_g + w_g * h)
+            h = o - (2 * o) * _logistic(c * BY_TANH)
+            tl.store(outputs, h, real & (t < frames))
+            tl.store(cells, c, real & (t < frames))
+            outputs += step
+            cells += step
+            coming = coming[4:] + _gates(p, real & (t + AHEAD < frames), size, 4)
+            p += p_frame
 
 
 @_kernel
 def rnn_backward(
     p, p_chain, p_frame, p_item, weight, first_hidden, outputs, g, g_chain, g_frame, g_item,
-    d_p, d_p_chain, d_p_frame, d_p_item, d_weight, d_hidden, frames, batch, size,
+    d_p, d_p_chain, d_p_frame, d_p_item, d_weight, d_hidden, frames, batch, size: tl.constexpr,
     UNITS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     chain, item, row, unit, real = _place(batch, size, UNITS)
-    step = tl.cast(batch * size, tl.int64)
-    g_frame, d_p_frame = tl.cast(g_frame, tl.int64), tl.cast(d_p_frame, tl.int64)
+    step = batch * size
+    last = tl.cdiv(frames, AHEAD) * AHEAD - 1
+    at_last = last.to(tl.int64)
     w = tl.load(weight + chain * size + unit, real, 0)
     first_hidden += row
-    outputs += (chain * frames * batch + item) * size + unit
-    g += chain * g_chain + item * g_item + unit
-    d_p += chain * d_p_chain + item * d_p_item + unit
+    state = outputs + ((chain * frames + at_last) * batch + item) * size + unit
+    g += chain * g_chain + at_last * g_frame + item * g_item + unit
+    d_p += chain * d_p_chain + at_last * d_p_frame + item * d_p_item + unit
     carry = tl.zeros_like(w)
     d_w = tl.zeros_like(w)
-    last = tl.cdiv(frames, AHEAD) * AHEAD - 1
-    output = tl.load(outputs + (frames - 1) * step, real, 0)
+    output = tl.load(state, real & (last < frames), 0)
     coming = ()
     for early in tl.static_range(AHEAD):
         t = last - early
-        coming = coming + (
-            _before(outputs, step, first_hidden, t, _is_there(t, frames, real)),
-            tl.load(g + t * g_frame, _is_there(t, frames, real), 0),
-        )
+        state -= step
+        coming = coming + (_before(state, first_hidden, t, real & (t <= frames) & (t >= 0)),)
+        coming = coming + (tl.load(g, _is_there(t, frames, real), 0),)
+        g -= g_frame
     for start in tl.range(0, frames, AHEAD, num_stages=1):
         for j in tl.static_range(AHEAD):
             now = last - start - j
-            if now < frames:
-                before = coming[0]
-                slope = 1 - output * output
-                delta = (coming[1] + carry) * slope
-                carry = (coming[1] + carry) * (slope * w)
-                tl.store(d_p + now * d_p_frame, delta.to(d_p.dtype.element_ty), real)
-                d_w += delta * before
-                output = before
+            before = coming[0]
+            slope = 1 - output * output
+            delta = (coming[1] + carry) * slope
+            carry = (coming[1] + carry) * (slope * w)
+            d_w += delta * before
+            output = before
+            tl.store(d_p, delta.to(d_p.dtype.element_ty), real & (now < frames))
+            d_p -= d_p_frame
             later = now - AHEAD
-            coming = coming[2:] + (
-                _before(outputs, step, first_hidden, later, _is_there(later, frames, real)),
-                tl.load(g + later * g_frame, _is_there(later, frames, real), 0),
-            )
+            state -= step
+            coming = coming[2:] + (_before(state, first_hidden, later, _is_there(later, frames, real)),)
+            coming = coming + (tl.load(g, _is_there(later, frames, real), 0),)
+            g -= g_frame
     tl.store(d_weight + row, d_w, real)
     tl.store(d_hidden + row, carry, real)
 
@@ -237,60 +246,63 @@ def rnn_backward(
 @_kernel
 def gru_backward(
     p, p_chain, p_frame, p_item, weight, first_hidden, outputs, g, g_chain, g_frame, g_item,
-    d_p, d_p_chain, d_p_frame, d_p_item, d_weight, d_hidden, frames, batch, size,
+    d_p, d_p_chain, d_p_frame, d_p_item, d_weight, d_hidden, frames, batch, size: tl.constexpr,
     UNITS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     chain, item, row, unit, real = _place(batch, size, UNITS)
-    p_frame, step = tl.cast(p_frame, tl.int64), tl.cast(batch * size, tl.int64)
-    g_frame, d_p_frame = tl.cast(g_frame, tl.int64), tl.cast(d_p_frame, tl.int64)
+    step = batch * size
+    last = tl.cdiv(frames, AHEAD) * AHEAD - 1
+    at_last = last.to(tl.int64)
     to = d_p.dtype.element_ty
     weight += chain * 3 * size + unit
     w_r, w_z, w_n = tl.load(weight, real, 0), tl.load(weight + size, real, 0), tl.load(weight + 2 * size, real, 0)
     first_hidden += row
-    p += chain * p_chain + item * p_item + unit
-    outputs += (chain * frames * batch + item) * size + unit
-    g += chain * g_chain + item * g_item + unit
-    d_p += chain * d_p_chain + item * d_p_item + unit
+    p += chain * p_chain + at_last * p_frame + item * p_item + unit
+    state = outputs + ((chain * frames + at_last) * batch + item) * size + unit
+    g += chain * g_chain + at_last * g_frame + item * g_item + unit
+    d_p += chain * d_p_chain + at_last * d_p_frame + item * d_p_item + unit
     carry = tl.zeros_like(w_r)
     dw_r = tl.zeros_like(w_r)
     dw_z = tl.zeros_like(w_r)
     dw_n = tl.zeros_like(w_r)
-    last = tl.cdiv(frames, AHEAD) * AHEAD - 1
     coming = ()
     for early in tl.static_range(AHEAD):
         t = last - early
         there = _is_there(t, frames, real)
-        coming = coming + _gates(p, p_frame, t, there, size, 3)
-        coming = coming + (_before(outputs, step, first_hidden, t, there), tl.load(g + t * g_frame, there, 0))
+        state -= step
+        coming = coming + _gates(p, there, size, 3)
+        coming = coming + (_before(state, first_hidden, t, there), tl.load(g, there, 0))
+        p -= p_frame
+        g -= g_frame
     for start in tl.range(0, frames, AHEAD, num_stages=1):
         for j in tl.static_range(AHEAD):
             now = last - start - j
-            if now < frames:
-                h = coming[3]
-                r = _logistic((coming[0].to(h.dtype) + w_r * h) * BY_LOGISTIC)
-                z = _logistic((coming[1].to(h.dtype) + w_z * h) * BY_LOGISTIC)
-                kept = r * h
-                n = 1 - 2 * _logistic((coming[2].to(h.dtype) + w_n * kept) * BY_TANH)
-                slope_n = (1 - z) * (1 - n * n)  # of h' by the pre-activations
-                slope_z = (h - n) * z * (1 - z)
-                slope_r = slope_n * w_n * kept * (1 - r)
-                slope = z + slope_n * w_n * r + slope_r * w_r + slope_z * w_z  # of h' by h
-                to_h = coming[4] + carry
-                carry = coming[4] * slope + carry * slope
-                to_r, to_z, to_n = to_h * slope_r, to_h * slope_z, to_h * slope_n
-                dw_r += to_r * h
-                dw_z += to_z * h
-                dw_n += to_n * kept
-                tl.store(d_p + now * d_p_frame, to_r.to(to), real)
-                tl.store(d_p + now * d_p_frame + size, to_z.to(to), real)
-                tl.store(d_p + now * d_p_frame + 2 * size, to_n.to(to), real)
+            h = coming[3]
+            r = _logistic((coming[0].to(h.dtype) + w_r * h) * BY_LOGISTIC)
+            z = _logistic((coming[1].to(h.dtype) + w_z * h) * BY_LOGISTIC)
+            kept = r * h
+            n = 1 - 2 * _logistic((coming[2].to(h.dtype) + w_n * kept) * BY_TANH)
+            slope_n = (1 - z) * (1 - n * n)  # of h' by the pre-activations
+            slope_z = (h - n) * z * (1 - z)
+            slope_r = slope_n * w_n * kept * (1 - r)
+            slope = z + slope_n * w_n * r + slope_r * w_r + slope_z * w_z  # of h' by h
+            to_h = coming[4] + carry
+            carry = coming[4] * slope + carry * slope
+            to_r, to_z, to_n = to_h * slope_r, to_h * slope_z, to_h * slope_n
+            dw_r += to_r * h
+            dw_z += to_z * h
+            dw_n += to_n * kept
+            tl.store(d_p, to_r.to(to), real & (now < frames))
+            tl.store(d_p + size, to_z.to(to), real & (now < frames))
+            tl.store(d_p + 2 * size, to_n.to(to), real & (now < frames))
+            d_p -= d_p_frame
             later = now - AHEAD
             there = _is_there(later, frames, real)
-            coming = coming[5:] + _gates(p, p_frame, later, there, size, 3)
-            coming = coming + (
-                _before(outputs, step, first_hidden, later, there),
-                tl.load(g + later * g_frame, there, 0),
-            )
+            state -= step
+            coming = coming[5:] + _gates(p, there, size, 3)
+            coming = coming + (_before(state, first_hidden, later, there), tl.load(g, there, 0))
+            p -= p_frame
+            g -= g_frame
     d_weight += (chain * batch + item) * 3 * size + unit
     tl.store(d_weight, dw_r, real)
     tl.store(d_weight + size, dw_z, real)
@@ -301,73 +313,79 @@ def gru_backward(
 @_kernel
 def lstm_backward(
     p, p_chain, p_frame, p_item, weight, first_hidden, first_cell, outputs, cells, g, g_chain, g_frame, g_item, g_cell,
-    d_p, d_p_chain, d_p_frame, d_p_item, d_weight, d_hidden, d_cell, frames, batch, size,
+    d_p, d_p_chain, d_p_frame, d_p_item, d_weight, d_hidden, d_cell, frames, batch, size: tl.constexpr,
     UNITS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     chain, item, row, unit, real = _place(batch, size, UNITS)
-    p_frame, step = tl.cast(p_frame, tl.int64), tl.cast(batch * size, tl.int64)
-    g_frame, d_p_frame = tl.cast(g_frame, tl.int64), tl.cast(d_p_frame, tl.int64)
+    step = batch * size
+    last = tl.cdiv(frames, AHEAD) * AHEAD - 1
+    at_last = last.to(tl.int64)
     to = d_p.dtype.element_ty
     weight += chain * 4 * size + unit
     w_i, w_f = tl.load(weight, real, 0), tl.load(weight + size, real, 0)
     w_g, w_o = tl.load(weight + 2 * size, real, 0), tl.load(weight + 3 * size, real, 0)
     first_hidden += row
     first_cell += row
-    p += chain * p_chain + item * p_item + unit
-    outputs += (chain * frames * batch + item) * size + unit
-    cells += (chain * frames * batch + item) * size + unit
-    g += chain * g_chain + item * g_item + unit
-    d_p += chain * d_p_chain + item * d_p_item + unit
+    p += chain * p_chain + at_last * p_frame + item * p_item + unit
+    state = outputs + ((chain * frames + at_last) * batch + item) * size + unit
+    cell = cells + ((chain * frames + at_last) * batch + item) * size + unit
+    g += chain * g_chain + at_last * g_frame + item * g_item + unit
+    d_p += chain * d_p_chain + at_last * d_p_frame + item * d_p_item + unit
     carry = tl.zeros_like(w_i)
-    cell_carry = tl.load(g_cell + row, real, 0)
+    last_to_c = tl.load(g_cell + row, real, 0)
+    cell_carry = tl.zeros_like(w_i)
     dw_i = tl.zeros_like(w_i)
     dw_f = tl.zeros_like(w_i)
     dw_g = tl.zeros_like(w_i)
     dw_o = tl.zeros_like(w_i)
-    last = tl.cdiv(frames, AHEAD) * AHEAD - 1
     coming = ()
     for early in tl.static_range(AHEAD):
         t = last - early
         there = _is_there(t, frames, real)
-        coming = coming + _gates(p, p_frame, t, there, size, 4)
-        coming = coming + (_before(outputs, step, first_hidden, t, there), _before(cells, step, first_cell, t, there))
-        coming = coming + (tl.load(g + t * g_frame, there, 0),)
+        state -= step
+        cell -= step
+        coming = coming + _gates(p, there, size, 4)
+        coming = coming + (_before(state, first_hidden, t, there), _before(cell, first_cell, t, there))
+        coming = coming + (tl.load(g, there, 0),)
+        p -= p_frame
+        g -= g_frame
     for start in tl.range(0, frames, AHEAD, num_stages=1):
         for j in tl.static_range(AHEAD):
             now = last - start - j
-            if now < frames:
-                h, c = coming[4], coming[5]
-                i = _logistic((coming[0].to(h.dtype) + w_i * h) * BY_LOGISTIC)
-                f = _logistic((coming[1].to(h.dtype) + w_f * h) * BY_LOGISTIC)
-                candidate = 1 - 2 * _logistic((coming[2].to(h.dtype) + w_g * h) * BY_TANH)
-                o = _logistic((coming[3].to(h.dtype) + w_o * h) * BY_LOGISTIC)
-                squashed = 1 - 2 * _logistic((f * c + i * candidate) * BY_TANH)
-                slope_c = o * (1 - squashed * squashed)  # of h' by c'
-                slope_o = squashed * o * (1 - o)  # of h' by the pre-activation; the others' are of c'
-                slope_i = candidate * i * (1 - i)
-                slope_f = c * f * (1 - f)
-                slope_g = i * (1 - candidate * candidate)
-                to_h = coming[6] + carry
-                to_c = cell_carry + to_h * slope_c
-                carry = to_c * (slope_i * w_i + slope_f * w_f + slope_g * w_g) + to_h * (slope_o * w_o)
-                cell_carry = to_c * f
-                to_i, to_f, to_g, to_o = to_c * slope_i, to_c * slope_f, to_c * slope_g, to_h * slope_o
-                dw_i += to_i * h
-                dw_f += to_f * h
-                dw_g += to_g * h
-                dw_o += to_o * h
-                tl.store(d_p + now * d_p_frame, to_i.to(to), real)
-                tl.store(d_p + now * d_p_frame + size, to_f.to(to), real)
-                tl.store(d_p + now * d_p_frame + 2 * size, to_g.to(to), real)
-                tl.store(d_p + now * d_p_frame + 3 * size, to_o.to(to), real)
+            h, c = coming[4], coming[5]
+            i = _logistic((coming[0].to(h.dtype) + w_i * h) * BY_LOGISTIC)
+            f = _logistic((coming[1].to(h.dtype) + w_f * h) * BY_LOGISTIC)
+            candidate = 1 - 2 * _logistic((coming[2].to(h.dtype) + w_g * h) * BY_TANH)
+            o = _logistic((coming[3].to(h.dtype) + w_o * h) * BY_LOGISTIC)
+            squashed = 1 - 2 * _logistic((f * c + i * candidate) * BY_TANH)
+            slope_c = o * (1 - squashed * squashed)  # of h' by c'
+            slope_o = squashed * o * (1 - o)  # of h' by the pre-activation; the others' are of c'
+            slope_i = candidate * i * (1 - i)
+            slope_f = c * f * (1 - f)
+            slope_g = i * (1 - candidate * candidate)
+            to_h = coming[6] + carry
+            to_c = tl.where(now == frames - 1, last_to_c, cell_carry) + to_h * slope_c
+            carry = to_c * (slope_i * w_i + slope_f * w_f + slope_g * w_g) + to_h * (slope_o * w_o)
+            cell_carry = to_c * f
+            to_i, to_f, to_g, to_o = to_c * slope_i, to_c * slope_f, to_c * slope_g, to_h * slope_o
+            dw_i += to_i * h
+            dw_f += to_f * h
+            dw_g += to_g * h
+            dw_o += to_o * h
+            tl.store(d_p, to_i.to(to), real & (now < frames))
+            tl.store(d_p + size, to_f.to(to), real & (now < frames))
+            tl.store(d_p + 2 * size, to_g.to(to), real & (now < frames))
+            tl.store(d_p + 3 * size, to_o.to(to), real & (now < frames))
+            d_p -= d_p_frame
             later = now - AHEAD
             there = _is_there(later, frames, real)
-            coming = coming[7:] + _gates(p, p_frame, later, there, size, 4)
-            coming = coming + (
-                _before(outputs, step, first_hidden, later, there),
-                _before(cells, step, first_cell, later, there),
-            )
-            coming = coming + (tl.load(g + later * g_frame, there, 0),)
+            state -= step
+            cell -= step
+            coming = coming[7:] + _gates(p, there, size, 4)
+            coming = coming + (_before(state, first_hidden, later, there), _before(cell, first_cell, later, there))
+            coming = coming + (tl.load(g, there, 0),)
+            p -= p_frame
+            g -= g_frame
     d_weight += (chain * batch + item) * 4 * size + unit
     tl.store(d_weight, dw_i, real)
     tl.store(d_weight + size, dw_f, real)
@@ -380,11 +398,9 @@ def lstm_backward(
 @_kernel
 def linear_forward(
     keep, keep_chain, keep_frame, keep_item, add, add_chain, add_frame, add_item, first_hidden, states,
-    frames, batch, size, UNITS: tl.constexpr, AHEAD: tl.constexpr,
+    frames, batch, size: tl.constexpr, UNITS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     chain, item, row, unit, real = _place(batch, size, UNITS)
-    step = tl.cast(batch * size, tl.int64)
-    keep_frame, add_frame = tl.cast(keep_frame, tl.int64), tl.cast(add_frame, tl.int64)
     h = tl.load(first_hidden + row, real, 0)
     keep += chain * keep_chain + item * keep_item + unit
     add += chain * add_chain + item * add_item + unit
@@ -392,57 +408,63 @@ def linear_forward(
     coming = ()
     for early in tl.static_range(AHEAD):
         there = real & (early < frames)
-        coming = coming + (tl.load(keep + early * keep_frame, there, 0), tl.load(add + early * add_frame, there, 0))
+        coming = coming + (tl.load(keep, there, 0), tl.load(add, there, 0))
+        keep += keep_frame
+        add += add_frame
     for start in tl.range(0, frames, AHEAD, num_stages=1):
         for j in tl.static_range(AHEAD):
             t = start + j
-            if t < frames:
-                h = coming[0] * h + coming[1]
-                tl.store(states + t * step, h, real)
-            later = t + AHEAD
-            there = real & (later < frames)
-            coming = coming[2:] + (
-                tl.load(keep + later * keep_frame, there, 0),
-                tl.load(add + later * add_frame, there, 0),
-            )
+            h = coming[0] * h + coming[1]
+            tl.store(states, h, real & (t < frames))
+            states += batch * size
+            there = real & (t + AHEAD < frames)
+            coming = coming[2:] + (tl.load(keep, there, 0), tl.load(add, there, 0))
+            keep += keep_frame
+            add += add_frame
 
 
 @_kernel
 def linear_backward(
     keep, keep_chain, keep_frame, keep_item, first_hidden, states, g, g_chain, g_frame, g_item,
-    d_keep, d_add, d_hidden, frames, batch, size, UNITS: tl.constexpr, AHEAD: tl.constexpr,
+    d_keep, d_add, d_hidden, frames, batch, size: tl.constexpr, UNITS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     chain, item, row, unit, real = _place(batch, size, UNITS)
-    step = tl.cast(batch * size, tl.int64)
-    keep_frame, g_frame = tl.cast(keep_frame, tl.int64), tl.cast(g_frame, tl.int64)
-    first_hidden += row
-    at = (chain * frames * batch + item) * size + unit
-    states += at
-    keep += chain * keep_chain + item * keep_item + unit
-    g += chain * g_chain + item * g_item + unit
-    carry = tl.zeros((UNITS,), d_hidden.dtype.element_ty)
+    step = batch * size
     last = tl.cdiv(frames, AHEAD) * AHEAD - 1
+    at_last = last.to(tl.int64)
+    first_hidden += row
+    at = ((chain * frames + at_last) * batch + item) * size + unit
+    d_keep += at
+    d_add += at
+    state = states + at
+    keep += chain * keep_chain + at_last * keep_frame + item * keep_item + unit
+    g += chain * g_chain + at_last * g_frame + item * g_item + unit
+    carry = tl.zeros((UNITS,), d_hidden.dtype.element_ty)
     coming = ()
     for early in tl.static_range(AHEAD):
         t = last - early
         there = _is_there(t, frames, real)
-        coming = coming + (tl.load(keep + t * keep_frame, there, 0), _before(states, step, first_hidden, t, there))
-        coming = coming + (tl.load(g + t * g_frame, there, 0),)
+        state -= step
+        coming = coming + (tl.load(keep, there, 0), _before(state, first_hidden, t, there), tl.load(g, there, 0))
+        keep -= keep_frame
+        g -= g_frame
     for start in tl.range(0, frames, AHEAD, num_stages=1):
         for j in tl.static_range(AHEAD):
             now = last - start - j
-            if now < frames:
-                before, delta = coming[1], coming[2] + carry
-                carry = coming[2] * coming[0] + carry * coming[0]
-                tl.store(d_add + at + now * step, delta, real)
-                tl.store(d_keep + at + now * step, delta * before, real)
+            before, delta = coming[1], coming[2] + carry
+            carry = coming[2] * coming[0] + carry * coming[0]
+            tl.store(d_add, delta, real & (now < frames))
+            tl.store(d_keep, delta * before, real & (now < frames))
+            d_add -= step
+            d_keep -= step
             later = now - AHEAD
             there = _is_there(later, frames, real)
+            state -= step
             coming = coming[3:] + (
-                tl.load(keep + later * keep_frame, there, 0),
-                _before(states, step, first_hidden, later, there),
-            )
-            coming = coming + (tl.load(g + later * g_frame, there, 0),)
+                tl.load(keep, there, 0), _before(state, first_hidden, later, there), tl.load(g, there, 0)
+            )  # fmt: skip
+            keep -= keep_frame
+            g -= g_frame
     tl.store(d_hidden + row, carry, real)
 
 
@@ -456,7 +478,7 @@ def forward(cell: str, weight: Tensor, initial: tuple[Tensor, ...], projected: S
     frames = len(projected[0])
     states = tuple(weight.new_empty(chains, frames, batch, size) for _ in initial)
     arguments = (*_rows(_joined(projected)), weight.contiguous(), *_contiguous(initial), *states)
-    _run(cell, FORWARD[cell], arguments, chains, frames, batch, size)
+    _run(FORWARD[cell], AHEAD[cell][0], arguments, chains, frames, batch, size)
     return states
 
 
@@ -487,7 +509,7 @@ def backward(
         d_weight,
         *d_initial,
     )
-    _run(cell, BACKWARD[cell], arguments, chains, frames, batch, size)
+    _run(BACKWARD[cell], AHEAD[cell][1], arguments, chains, frames, batch, size)
     return d_weight.sum(1), d_initial, list(d_projected.unbind(0))
 
 
@@ -496,7 +518,7 @@ def linear(keep: Tensor, add: Tensor, initial: Tensor) -> Tensor:
     chains, frames, batch, size = keep.shape
     states = keep.new_empty(keep.shape)
     arguments = (*_rows(keep), *_rows(add), initial.contiguous(), states)
-    _run("linear", linear_forward, arguments, chains, frames, batch, size)
+    _run(linear_forward, AHEAD["linear"][0], arguments, chains, frames, batch, size)
     return states
 
 
@@ -505,7 +527,7 @@ def linear_gradients(keep: Tensor, initial: Tensor, states: Tensor, d_states: Te
     chains, frames, batch, size = keep.shape
     gradients = keep.new_empty(keep.shape), keep.new_empty(keep.shape), initial.new_empty(initial.shape)
     arguments = (*_rows(keep), initial.contiguous(), states, *_rows(d_states), *gradients)
-    _run("linear", linear_backward, arguments, chains, frames, batch, size)
+    _run(linear_backward, AHEAD["linear"][1], arguments, chains, frames, batch, size)
     return gradients
 
 
@@ -525,6 +547,6 @@ def _rows(tensor: Tensor) -> tuple[Any, ...]:
     return tensor, *tensor.stride()[:3]
 
 
-def _run(kind: str, kernel: Any, arguments: tuple[Any, ...], chains: int, frames: int, batch: int, size: int) -> None:
+def _run(kernel: Any, ahead: int, arguments: tuple[Any, ...], chains: int, frames: int, batch: int, size: int) -> None:
     grid = (chains * batch, triton.cdiv(size, UNITS))
-    kernel[grid](*arguments, frames, batch, size, UNITS=UNITS, AHEAD=AHEAD[kind], num_warps=1)
+    kernel[grid](*arguments, frames, batch, size, UNITS=UNITS, AHEAD=ahead, num_warps=1)

@@ -7,8 +7,9 @@ so. For that all of them have to run at once; there are no more than the GPU has
 launched together or not at all.
 
 States are exchanged in the type E of the products, which is autocast's or float32; what a program carries of its own
-units, and all sums, are float32. A float32 factor is split in two that the matrix units take whole, and three of the
-four partial products are added up, which leaves an error of 2^-20.
+units, and all sums, are float32. Where float32 is to be whole (`asr.nn.precision`), a factor is split in two that the
+matrix units take as they are, and three of the four partial products are added up: an error of 2^-20. Else it is TF32,
+by the setting that cuDNN's recurrences go by.
 
 Letters: K chains, S frames, B items, H units, G gates.
 """
@@ -21,7 +22,6 @@ Letters: K chains, S frames, B items, H units, G gates.
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -30,13 +30,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from asr.nn.gpu_kernels import INTERPRETED
+
 FEW, MANY = 16, 64  # batch rows of a program
 WARPS = {FEW: 4, MANY: 8}
 UNITS = (16, 32, 64)  # of a program: the fewest with which all programs run at once
 PARTS = tl.constexpr(WARPS[FEW])
 INNER_OF_FEW, INNER_OF_MANY = tl.constexpr(128), tl.constexpr(64)  # terms of a product's sum at a time
 STAGES = tl.constexpr(3)  # of these on their way
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # it runs one program after the other, so there can be but one
 
 
 def _kernel(function: Callable[..., Any]) -> Any:
@@ -76,38 +77,40 @@ def _split(x):
 
 
 @_kernel
-def _multiply(a, b, total, small, small_too):
+def _multiply(a, b, total, small, small_too, TF32: tl.constexpr):
     """Add a @ b; its value is the sum of the three."""
-    if a.dtype == tl.float32:
+    if a.dtype != tl.float32:
+        total = tl.dot(a, b, total)
+    elif TF32:
+        total = tl.dot(a, b, total, input_precision="tf32")
+    else:
         a_leading, a_rest = _split(a)
         b_leading, b_rest = _split(b)
         total = tl.dot(a_leading, b_leading, total, input_precision="tf32")
         small = tl.dot(a_leading, b_rest, small, input_precision="tf32")
         small_too = tl.dot(a_rest, b_leading, small_too, input_precision="tf32")
-    else:
-        total = tl.dot(a, b, total)
     return total, small, small_too
 
 
 @_kernel
 def _products(
     left, left_stride, right, right_stride, N, rows, units, B, H,
-    GATES: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+    GATES: tl.constexpr, TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
     """left (B, N) @ right (GATES, H, N) transposed: of these rows and units, for each gate.
 
     The strides are those of rows.
     """
     if ROWS == 16:
-        return _products_of_few(left, left_stride, right, right_stride, N, rows, units, B, H, GATES, ROWS, UNITS)
+        return _products_of_few(left, left_stride, right, right_stride, N, rows, units, B, H, GATES, TF32, ROWS, UNITS)
     else:
-        return _products_of_many(left, left_stride, right, right_stride, N, rows, units, B, H, GATES, ROWS, UNITS)
+        return _products_of_many(left, left_stride, right, right_stride, N, rows, units, B, H, GATES, TF32, ROWS, UNITS)
 
 
 @_kernel
 def _products_of_many(
     left, left_stride, right, right_stride, N, rows, units, B, H,
-    GATES: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+    GATES: tl.constexpr, TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
     sums = ()
     for _ in tl.static_range(3 * GATES):
@@ -119,7 +122,7 @@ def _products_of_many(
         there = (inner[:, None] < N) & (units[None, :] < H)
         for gate in tl.static_range(GATES):
             b = tl.load(right + (gate * H + units[None, :]) * right_stride + inner[:, None], there, 0.0)
-            sums = sums[3:] + _multiply(a, b, sums[0], sums[1], sums[2])
+            sums = sums[3:] + _multiply(a, b, sums[0], sums[1], sums[2], TF32)
     results = ()
     for gate in tl.static_range(GATES):
         results = results + (sums[3 * gate] + (sums[3 * gate + 1] + sums[3 * gate + 2]),)
@@ -129,7 +132,7 @@ def _products_of_many(
 @_kernel
 def _products_of_few(
     left, left_stride, right, right_stride, N, rows, units, B, H,
-    GATES: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+    GATES: tl.constexpr, TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
     """Rows that are too few to share out among the warps: each takes a part of the sum."""
     each: tl.constexpr = INNER_OF_FEW // PARTS
@@ -143,7 +146,7 @@ def _products_of_few(
         there = (inner[:, :, None] < N) & (units[None, None, :] < H)
         for gate in tl.static_range(GATES):
             b = tl.load(right + (gate * H + units[None, None, :]) * right_stride + inner[:, :, None], there, 0.0)
-            sums = sums[3:] + _multiply(a, b, sums[0], sums[1], sums[2])
+            sums = sums[3:] + _multiply(a, b, sums[0], sums[1], sums[2], TF32)
     results = ()
     for gate in tl.static_range(GATES):
         results = results + (tl.sum(sums[3 * gate] + (sums[3 * gate + 1] + sums[3 * gate + 2]), 0),)
@@ -173,7 +176,7 @@ def _tanh(x):
 @_kernel
 def rnn_forward(
     p, recurrent, first, outputs, counters, first_row, first_chain, S, B, H, clip,
-    TANH: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+    TANH: tl.constexpr, TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
     """tanh(p + U h), or min(max(p + U h, 0), clip)."""
     chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
@@ -184,7 +187,7 @@ def rnn_forward(
     at = row * H + unit
     value = _load(p + at, there)
     for t in range(S):
-        value += _products(before, H, recurrent, H, H, rows, units, B, H, 1, ROWS, UNITS)[0]
+        value += _products(before, H, recurrent, H, H, rows, units, B, H, 1, TF32, ROWS, UNITS)[0]
         hidden = _tanh(value) if TANH else tl.where(value < 0.0, 0.0, tl.where(value > clip, clip, value))  # NaN stays
         _store(outputs + at, hidden, there)
         _arrive(counter)
@@ -198,7 +201,7 @@ def rnn_forward(
 @_kernel
 def rnn_backward(
     d_p, d_outputs, outputs, transposed, counters, first_row, first_chain, S, B, H, clip,
-    TANH: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+    TANH: tl.constexpr, TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
     chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
     transposed += chain * H * H
@@ -210,7 +213,7 @@ def rnn_backward(
     value = _load(d_outputs, there)
     for back in range(S):
         if back > 0:
-            value += _products(d_p + B * H, H, transposed, H, H, rows, units, B, H, 1, ROWS, UNITS)[0]
+            value += _products(d_p + B * H, H, transposed, H, H, rows, units, B, H, 1, TF32, ROWS, UNITS)[0]
         hidden = _load(outputs, there)
         if TANH:
             value *= 1.0 - hidden * hidden
@@ -228,7 +231,7 @@ def rnn_backward(
 @_kernel
 def gru_after_forward(
     p, recurrent, bias, initial, first, outputs, gates, counters, first_row, first_chain, S, B, H,
-    ROWS: tl.constexpr, UNITS: tl.constexpr,
+    TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
     """gates (K, S, B, 4H) becomes r, z, n and U_n h + c."""
     chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
@@ -242,7 +245,7 @@ def gru_after_forward(
     outputs += chain * S * B * H
     p_r, p_z, p_n = _load(p, there), _load(p + H, there), _load(p + 2 * H, there)
     for t in range(S):
-        from_r, from_z, from_n = _products(before, H, recurrent, H, H, rows, units, B, H, 3, ROWS, UNITS)
+        from_r, from_z, from_n = _products(before, H, recurrent, H, H, rows, units, B, H, 3, TF32, ROWS, UNITS)
         r, z, inner = _sigmoid(p_r + from_r), _sigmoid(p_z + from_z), from_n + c
         n = _tanh(p_n + r * inner)
         hidden = n + z * (hidden - n)
@@ -264,7 +267,7 @@ def gru_after_forward(
 @_kernel
 def gru_after_backward(
     d_p, d_inner, d_initial, d_outputs, gates, outputs, first, transposed, counters, first_row, first_chain, S, B, H,
-    ROWS: tl.constexpr, UNITS: tl.constexpr,
+    TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
     """d_inner (K, S, B, 3H): of U h + (0, 0, c); transposed (K, H, 3H)."""
     chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
@@ -299,7 +302,7 @@ def gru_after_backward(
         _store(d_p + 2 * H, d_n, there)
         _wait(counter, (back + 1) * tl.num_programs(0))
         carry = d_now * z
-        carry += _products(d_inner, 3 * H, transposed, 3 * H, 3 * H, rows, units, B, H, 1, ROWS, UNITS)[0]
+        carry += _products(d_inner, 3 * H, transposed, 3 * H, 3 * H, rows, units, B, H, 1, TF32, ROWS, UNITS)[0]
         d_p -= B * 3 * H
         d_inner -= B * 3 * H
         gates -= B * 4 * H
@@ -310,7 +313,7 @@ def gru_after_backward(
 @_kernel
 def gru_before_forward(
     p, recurrent, initial, first, outputs, gates, kept, counters, first_row, first_chain, S, B, H,
-    ROWS: tl.constexpr, UNITS: tl.constexpr,
+    TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
     """gates (K, S, B, 3H) becomes r, z, n; kept (K, S, B, H) r * h."""
     chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
@@ -323,17 +326,17 @@ def gru_before_forward(
     kept += chain * S * B * H
     outputs += chain * S * B * H
     for t in range(S):
-        r = _load(p, there) + _products(before, H, recurrent, H, H, rows, units, B, H, 1, ROWS, UNITS)[0]
+        r = _load(p, there) + _products(before, H, recurrent, H, H, rows, units, B, H, 1, TF32, ROWS, UNITS)[0]
         r = _sigmoid(r)
         _store(kept + at, r * hidden, there)
         _arrive(counter)
         z = _load(p + H, there)
-        z = _sigmoid(z + _products(before, H, recurrent + H * H, H, H, rows, units, B, H, 1, ROWS, UNITS)[0])
+        z = _sigmoid(z + _products(before, H, recurrent + H * H, H, H, rows, units, B, H, 1, TF32, ROWS, UNITS)[0])
         _store(gates, r, there)
         _store(gates + H, z, there)
         n = _load(p + 2 * H, there)
         _wait(counter, (2 * t + 1) * tl.num_programs(0))
-        n = _tanh(n + _products(kept, H, recurrent + 2 * H * H, H, H, rows, units, B, H, 1, ROWS, UNITS)[0])
+        n = _tanh(n + _products(kept, H, recurrent + 2 * H * H, H, H, rows, units, B, H, 1, TF32, ROWS, UNITS)[0])
         hidden = n + z * (hidden - n)
         _store(outputs + at, hidden, there)
         _arrive(counter)
@@ -349,7 +352,7 @@ def gru_before_forward(
 @_kernel
 def gru_before_backward(
     d_p, d_initial, d_outputs, gates, outputs, first, transposed, counters, first_row, first_chain, S, B, H,
-    ROWS: tl.constexpr, UNITS: tl.constexpr,
+    TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
     """transposed (K, H, 3H)."""
     chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
@@ -375,14 +378,14 @@ def gru_before_backward(
         _arrive(counter)
         _wait(counter, (2 * back + 1) * tl.num_programs(0))
         d_kept = _products(
-            d_p + 2 * H, 3 * H, transposed + 2 * H, 3 * H, H, rows, units, B, H, 1, ROWS, UNITS
+            d_p + 2 * H, 3 * H, transposed + 2 * H, 3 * H, H, rows, units, B, H, 1, TF32, ROWS, UNITS
         )[0]  # fmt: skip
         _store(mine, d_kept * hidden * r * (1.0 - r), there)
         _arrive(counter)
         carry = d_now * z + d_kept * r
-        carry += _products(d_p + H, 3 * H, transposed + H, 3 * H, H, rows, units, B, H, 1, ROWS, UNITS)[0]
+        carry += _products(d_p + H, 3 * H, transposed + H, 3 * H, H, rows, units, B, H, 1, TF32, ROWS, UNITS)[0]
         _wait(counter, (2 * back + 2) * tl.num_programs(0))
-        carry += _products(d_p, 3 * H, transposed, 3 * H, H, rows, units, B, H, 1, ROWS, UNITS)[0]
+        carry += _products(d_p, 3 * H, transposed, 3 * H, H, rows, units, B, H, 1, TF32, ROWS, UNITS)[0]
         d_p -= B * 3 * H
         gates -= B * 3 * H
         d_outputs -= B * H
@@ -392,7 +395,7 @@ def gru_before_backward(
 @_kernel
 def lstm_forward(
     p, recurrent, first_cell, first, outputs, gates, cells, counters, first_row, first_chain, S, B, H,
-    ROWS: tl.constexpr, UNITS: tl.constexpr,
+    TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
     """gates (K, S, B, 4H) becomes i, f, g, o."""
     chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
@@ -406,7 +409,7 @@ def lstm_forward(
     outputs += chain * S * B * H
     p_i, p_f, p_g, p_o = _load(p, there), _load(p + H, there), _load(p + 2 * H, there), _load(p + 3 * H, there)
     for t in range(S):
-        from_i, from_f, from_g, from_o = _products(before, H, recurrent, H, H, rows, units, B, H, 4, ROWS, UNITS)
+        from_i, from_f, from_g, from_o = _products(before, H, recurrent, H, H, rows, units, B, H, 4, TF32, ROWS, UNITS)
         i, f, g, o = _sigmoid(p_i + from_i), _sigmoid(p_f + from_f), _tanh(p_g + from_g), _sigmoid(p_o + from_o)
         cell = f * cell + i * g
         _store(outputs + at, o * _tanh(cell), there)
@@ -429,7 +432,7 @@ def lstm_forward(
 @_kernel
 def lstm_backward(
     d_p, d_initial, d_first_cell, d_outputs, d_cell, gates, cells, first_cell, transposed,
-    counters, first_row, first_chain, S, B, H, ROWS: tl.constexpr, UNITS: tl.constexpr,
+    counters, first_row, first_chain, S, B, H, TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
     """d_cell (K, B, H): of the last cell state; transposed (K, H, 4H)."""
     chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
@@ -465,7 +468,7 @@ def lstm_backward(
         _arrive(counter)
         cell_carry = d_now * f
         _wait(counter, (back + 1) * tl.num_programs(0))
-        carry = _products(d_p, 4 * H, transposed, 4 * H, 4 * H, rows, units, B, H, 1, ROWS, UNITS)[0]
+        carry = _products(d_p, 4 * H, transposed, 4 * H, 4 * H, rows, units, B, H, 1, TF32, ROWS, UNITS)[0]
         d_p -= B * 4 * H
         gates -= B * 4 * H
         d_outputs -= B * H
@@ -489,6 +492,8 @@ def run(kernel: Any, tensors: tuple[Tensor, ...], shape: tuple[int, ...], *setti
     chains, frames, batch, size = shape
     device = tensors[0].device
     rows = FEW if batch <= FEW else MANY
+    tf32 = torch.backends.cudnn.rnn.fp32_precision == "tf32"  # type: ignore[attr-defined]
+    # The interpreter runs one program after the other, so there can be but one.
     at_once = 1 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
     units = triton.next_power_of_2(size) if INTERPRETED else _units(chains * triton.cdiv(batch, rows), size, at_once)
     programs = triton.cdiv(size, units)
@@ -503,7 +508,7 @@ def run(kernel: Any, tensors: tuple[Tensor, ...], shape: tuple[int, ...], *setti
             counters = torch.zeros(grid[1] * grid[2], dtype=torch.int32, device=device)
             kernel[grid](
                 *tensors, counters, row, chain, frames, batch, size, *settings, **constants,
-                ROWS=rows, UNITS=units, num_warps=WARPS[rows], launch_cooperative_grid=not INTERPRETED,
+                TF32=tf32, ROWS=rows, UNITS=units, num_warps=WARPS[rows], launch_cooperative_grid=not INTERPRETED,
             )  # fmt: skip
 
 

@@ -16,7 +16,6 @@ float32 values differ from the exact ones by less than 1e-6 a frame.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -24,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from asr.nn import gpu_kernels
 
 COMPILED = (torch.float32, torch.float64)  # types of states; projections may be narrower
 
@@ -68,11 +69,9 @@ def _loops(like: Tensor) -> ModuleType | None:
     """The compiled loops for this tensor. Imported here: numba takes 0.4 s, and most processes run no recurrence."""
     if like.dtype not in COMPILED or torch.compiler.is_compiling():
         return None
-    if like.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
-        try:
-            from asr.nn.cells import _triton
-        except ImportError:  # torch brings Triton along on Linux only
-            return None
+    if gpu_kernels.INTERPRETED or gpu_kernels.runs_on(like):
+        from asr.nn.cells import _triton
+
         return _triton
     if like.device.type != "cpu":
         return None

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from asr.nn import gpu_kernels
 from asr.nn.cells.base import FullLink, product_type, shifted
 
 Kind = Literal["tanh", "relu", "clipped_relu", "gru_after", "gru_before", "lstm"]
@@ -26,7 +27,7 @@ Kind = Literal["tanh", "relu", "clipped_relu", "gru_after", "gru_before", "lstm"
 
 def fits(like: Tensor) -> bool:
     """Whether the kernels take the recurrent weights `like`, where they are now."""
-    return like.is_cuda and like.dtype == torch.float32 and not torch.compiler.is_compiling() and _kernels() is not None
+    return like.dtype == torch.float32 and gpu_kernels.runs_on(like)
 
 
 def recur(
@@ -54,11 +55,9 @@ def recur(
     return _Loop.apply(kind, clip, recurrent, bias, len(initial), *initial, *projected)  # pyright: ignore[reportReturnType]
 
 
-def _kernels() -> ModuleType | None:
-    try:
-        from asr.nn.cells import _triton_full
-    except ImportError:  # torch brings Triton along on Linux only
-        return None
+def _kernels() -> ModuleType:
+    from asr.nn.cells import _triton_full  # where there is Triton
+
     return _triton_full
 
 
@@ -70,9 +69,9 @@ class _Loop(torch.autograd.Function):
         ctx, kind: Kind, clip: float, recurrent: Tensor, bias: Tensor | None, num_states: int, *tensors: Tensor
     ) -> Any:
         loops = _kernels()
-        assert loops is not None
         initial, projected = tensors[:num_states], tensors[num_states:]
-        p = torch.stack(projected) if len(projected) > 1 else projected[0][None].contiguous()
+        one, *more = projected
+        p = torch.stack(projected) if more else one[None].contiguous()
         dtype = product_type(recurrent)
         hidden = initial[0].contiguous()
         first = hidden.to(dtype)
@@ -81,7 +80,7 @@ class _Loop(torch.autograd.Function):
         outputs = p.new_empty(shape, dtype=dtype)
         kept: list[Tensor] = []  # for backward, after the outputs
         if kind == "lstm":
-            cell = initial[1].contiguous()
+            cell = initial[-1].contiguous()
             kept = [_gates(p, 4, shape), outputs.new_empty(shape, dtype=torch.float32), cell]
             loops.run(loops.lstm_forward, (p, weight, cell, first, outputs, *kept[:2]), shape)
         elif kind == "gru_after":
@@ -101,7 +100,6 @@ class _Loop(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         loops = _kernels()
-        assert loops is not None
         recurrent, first, outputs, *kept = ctx.saved_tensors
         kind, shape, dtype = ctx.kind, ctx.shape, outputs.dtype
         transposed = recurrent.to(dtype).mT.contiguous()  # (K, H, G * H)

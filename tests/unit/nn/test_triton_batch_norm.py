@@ -7,10 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-
-from asr.nn import batch_norm_on_gpu
-from asr.nn.batch_norm import MaskedBatchNorm
 
 
 def test_kernels_compute_what_float64_gives() -> None:
@@ -29,20 +25,3 @@ def test_kernels_compute_what_float64_gives() -> None:
     for name, error in errors.items():
         truncated = "bfloat16: y" in name or "bfloat16: d x" in name  # so does the interpreter; a GPU rounds
         assert error < (2**-7 if truncated else 1e-5), name
-
-
-def test_where_they_cannot_be_built_that_is_said_and_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels = pytest.importorskip("asr.nn._triton_batch_norm", reason="Triton comes with torch's CUDA builds only")
-
-    def sums(*args: object) -> None:
-        raise RuntimeError("Failed to find C compiler.")
-
-    hidden, lengths = torch.randn(2, 5, 4), torch.tensor([5, 3])
-    expected = MaskedBatchNorm(4)(hidden, lengths)
-    monkeypatch.setenv("TRITON_INTERPRET", "1")  # only so that the kernels are tried on a CPU
-    monkeypatch.setattr(kernels, "sums", sums)
-    batch_norm_on_gpu._kernels.cache_clear()
-    with pytest.warns(UserWarning, match="Failed to find C compiler"):
-        out = MaskedBatchNorm(4)(hidden, lengths)
-    batch_norm_on_gpu._kernels.cache_clear()
-    assert torch.equal(out, expected)
