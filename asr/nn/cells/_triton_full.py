@@ -37,7 +37,8 @@ WARPS = {FEW: 4, MANY: 8}
 UNITS = (16, 32, 64)  # of a program: the fewest with which all programs run at once
 PARTS = tl.constexpr(WARPS[FEW])
 INNER_OF_FEW, INNER_OF_MANY = tl.constexpr(128), tl.constexpr(64)  # terms of a product's sum at a time
-STAGES = tl.constexpr(3)  # of these on their way
+MOST_STAGES = 6  # of these on their way; each takes some 600 cycles, and too few of them are what a frame waits for
+SHARED = 0.8  # of a multiprocessor's memory, for them
 
 
 def _kernel(function: Callable[..., Any]) -> Any:
@@ -95,22 +96,26 @@ def _multiply(a, b, total, small, small_too, TF32: tl.constexpr):
 @_kernel
 def _products(
     left, left_stride, right, right_stride, N, rows, units, B, H,
-    GATES: tl.constexpr, TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+    GATES: tl.constexpr, TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """left (B, N) @ right (GATES, H, N) transposed: of these rows and units, for each gate.
 
     The strides are those of rows.
     """
     if ROWS == 16:
-        return _products_of_few(left, left_stride, right, right_stride, N, rows, units, B, H, GATES, TF32, ROWS, UNITS)
+        return _products_of_few(
+            left, left_stride, right, right_stride, N, rows, units, B, H, GATES, TF32, ROWS, UNITS, STAGES
+        )
     else:
-        return _products_of_many(left, left_stride, right, right_stride, N, rows, units, B, H, GATES, TF32, ROWS, UNITS)
+        return _products_of_many(
+            left, left_stride, right, right_stride, N, rows, units, B, H, GATES, TF32, ROWS, UNITS, STAGES
+        )
 
 
 @_kernel
 def _products_of_many(
     left, left_stride, right, right_stride, N, rows, units, B, H,
-    GATES: tl.constexpr, TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+    GATES: tl.constexpr, TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     sums = ()
     for _ in tl.static_range(3 * GATES):
@@ -132,7 +137,7 @@ def _products_of_many(
 @_kernel
 def _products_of_few(
     left, left_stride, right, right_stride, N, rows, units, B, H,
-    GATES: tl.constexpr, TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+    GATES: tl.constexpr, TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Rows that are too few to share out among the warps: each takes a part of the sum."""
     each: tl.constexpr = INNER_OF_FEW // PARTS
@@ -164,6 +169,21 @@ def _store(pointers, value, there):
 
 
 @_kernel
+def _four(gates, H, there):
+    """A frame's four gates."""
+    return _load(gates, there), _load(gates + H, there), _load(gates + 2 * H, there), _load(gates + 3 * H, there)
+
+
+@_kernel
+def _state(first, states, frame, step):
+    """Where the state after a frame is, or before the first one."""
+    pointers = first
+    if frame >= 0:
+        pointers = states + frame * step
+    return pointers
+
+
+@_kernel
 def _sigmoid(x):
     return 1.0 / (1.0 + tl.exp(-x))
 
@@ -176,7 +196,7 @@ def _tanh(x):
 @_kernel
 def rnn_forward(
     p, recurrent, first, outputs, counters, first_row, first_chain, S, B, H, clip,
-    TANH: tl.constexpr, TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+    TANH: tl.constexpr, TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """tanh(p + U h), or min(max(p + U h, 0), clip)."""
     chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
@@ -187,7 +207,7 @@ def rnn_forward(
     at = row * H + unit
     value = _load(p + at, there)
     for t in range(S):
-        value += _products(before, H, recurrent, H, H, rows, units, B, H, 1, TF32, ROWS, UNITS)[0]
+        value += _products(before, H, recurrent, H, H, rows, units, B, H, 1, TF32, ROWS, UNITS, STAGES)[0]
         hidden = _tanh(value) if TANH else tl.where(value < 0.0, 0.0, tl.where(value > clip, clip, value))  # NaN stays
         _store(outputs + at, hidden, there)
         _arrive(counter)
@@ -201,7 +221,7 @@ def rnn_forward(
 @_kernel
 def rnn_backward(
     d_p, d_outputs, outputs, transposed, counters, first_row, first_chain, S, B, H, clip,
-    TANH: tl.constexpr, TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+    TANH: tl.constexpr, TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
     transposed += chain * H * H
@@ -213,7 +233,7 @@ def rnn_backward(
     value = _load(d_outputs, there)
     for back in range(S):
         if back > 0:
-            value += _products(d_p + B * H, H, transposed, H, H, rows, units, B, H, 1, TF32, ROWS, UNITS)[0]
+            value += _products(d_p + B * H, H, transposed, H, H, rows, units, B, H, 1, TF32, ROWS, UNITS, STAGES)[0]
         hidden = _load(outputs, there)
         if TANH:
             value *= 1.0 - hidden * hidden
@@ -231,7 +251,7 @@ def rnn_backward(
 @_kernel
 def gru_after_forward(
     p, recurrent, bias, initial, first, outputs, gates, counters, first_row, first_chain, S, B, H,
-    TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+    TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """gates (K, S, B, 4H) becomes r, z, n and U_n h + c."""
     chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
@@ -245,7 +265,7 @@ def gru_after_forward(
     outputs += chain * S * B * H
     p_r, p_z, p_n = _load(p, there), _load(p + H, there), _load(p + 2 * H, there)
     for t in range(S):
-        from_r, from_z, from_n = _products(before, H, recurrent, H, H, rows, units, B, H, 3, TF32, ROWS, UNITS)
+        from_r, from_z, from_n = _products(before, H, recurrent, H, H, rows, units, B, H, 3, TF32, ROWS, UNITS, STAGES)
         r, z, inner = _sigmoid(p_r + from_r), _sigmoid(p_z + from_z), from_n + c
         n = _tanh(p_n + r * inner)
         hidden = n + z * (hidden - n)
@@ -267,7 +287,7 @@ def gru_after_forward(
 @_kernel
 def gru_after_backward(
     d_p, d_inner, d_initial, d_outputs, gates, outputs, first, transposed, counters, first_row, first_chain, S, B, H,
-    TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+    TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """d_inner (K, S, B, 3H): of U h + (0, 0, c); transposed (K, H, 3H)."""
     chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
@@ -280,15 +300,11 @@ def gru_after_backward(
     d_outputs += last * H + at
     outputs += chain * S * B * H + at
     first += chain * B * H + at
+    hidden, d_output = _load(_state(first, outputs, S - 2, B * H), there), _load(d_outputs, there)
+    r, z, n, inner = _four(gates, H, there)
     carry = tl.zeros((ROWS, UNITS), tl.float32)
     for back in range(S):
-        before = first
-        if back < S - 1:
-            before = outputs + (S - 2 - back) * B * H
-        hidden = _load(before, there)
-        r, z = _load(gates, there), _load(gates + H, there)
-        n, inner = _load(gates + 2 * H, there), _load(gates + 3 * H, there)
-        d_now = _load(d_outputs, there) + carry
+        d_now = d_output + carry
         d_n = d_now * (1.0 - z) * (1.0 - n * n)
         d_z = d_now * (hidden - n) * z * (1.0 - z)
         d_r = d_n * inner * r * (1.0 - r)
@@ -300,20 +316,23 @@ def gru_after_backward(
         _store(d_p, d_r, there)
         _store(d_p + H, d_z, there)
         _store(d_p + 2 * H, d_n, there)
-        _wait(counter, (back + 1) * tl.num_programs(0))
         carry = d_now * z
-        carry += _products(d_inner, 3 * H, transposed, 3 * H, 3 * H, rows, units, B, H, 1, TF32, ROWS, UNITS)[0]
-        d_p -= B * 3 * H
-        d_inner -= B * 3 * H
         gates -= B * 4 * H
         d_outputs -= B * H
+        more = there & (back + 1 < S)
+        hidden, d_output = _load(_state(first, outputs, S - 3 - back, B * H), more), _load(d_outputs, more)
+        r, z, n, inner = _four(gates, H, more)
+        _wait(counter, (back + 1) * tl.num_programs(0))
+        carry += _products(d_inner, 3 * H, transposed, 3 * H, 3 * H, rows, units, B, H, 1, TF32, ROWS, UNITS, STAGES)[0]
+        d_p -= B * 3 * H
+        d_inner -= B * 3 * H
     tl.store(d_initial + chain * B * H + at, carry, there)
 
 
 @_kernel
 def gru_before_forward(
     p, recurrent, initial, first, outputs, gates, kept, counters, first_row, first_chain, S, B, H,
-    TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+    TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """gates (K, S, B, 3H) becomes r, z, n; kept (K, S, B, H) r * h."""
     chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
@@ -326,17 +345,21 @@ def gru_before_forward(
     kept += chain * S * B * H
     outputs += chain * S * B * H
     for t in range(S):
-        r = _load(p, there) + _products(before, H, recurrent, H, H, rows, units, B, H, 1, TF32, ROWS, UNITS)[0]
+        r = _load(p, there) + _products(before, H, recurrent, H, H, rows, units, B, H, 1, TF32, ROWS, UNITS, STAGES)[0]
         r = _sigmoid(r)
         _store(kept + at, r * hidden, there)
         _arrive(counter)
         z = _load(p + H, there)
-        z = _sigmoid(z + _products(before, H, recurrent + H * H, H, H, rows, units, B, H, 1, TF32, ROWS, UNITS)[0])
+        z = _sigmoid(
+            z + _products(before, H, recurrent + H * H, H, H, rows, units, B, H, 1, TF32, ROWS, UNITS, STAGES)[0]
+        )
         _store(gates, r, there)
         _store(gates + H, z, there)
         n = _load(p + 2 * H, there)
         _wait(counter, (2 * t + 1) * tl.num_programs(0))
-        n = _tanh(n + _products(kept, H, recurrent + 2 * H * H, H, H, rows, units, B, H, 1, TF32, ROWS, UNITS)[0])
+        n = _tanh(
+            n + _products(kept, H, recurrent + 2 * H * H, H, H, rows, units, B, H, 1, TF32, ROWS, UNITS, STAGES)[0]
+        )
         hidden = n + z * (hidden - n)
         _store(outputs + at, hidden, there)
         _arrive(counter)
@@ -352,7 +375,7 @@ def gru_before_forward(
 @_kernel
 def gru_before_backward(
     d_p, d_initial, d_outputs, gates, outputs, first, transposed, counters, first_row, first_chain, S, B, H,
-    TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+    TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """transposed (K, H, 3H)."""
     chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
@@ -366,10 +389,7 @@ def gru_before_backward(
     first += chain * B * H + at
     carry = tl.zeros((ROWS, UNITS), tl.float32)
     for back in range(S):
-        before = first
-        if back < S - 1:
-            before = outputs + (S - 2 - back) * B * H
-        hidden = _load(before, there)
+        hidden = _load(_state(first, outputs, S - 2 - back, B * H), there)
         r, z, n = _load(gates, there), _load(gates + H, there), _load(gates + 2 * H, there)
         d_now = _load(d_outputs, there) + carry
         mine = d_p + row * 3 * H + unit
@@ -378,14 +398,14 @@ def gru_before_backward(
         _arrive(counter)
         _wait(counter, (2 * back + 1) * tl.num_programs(0))
         d_kept = _products(
-            d_p + 2 * H, 3 * H, transposed + 2 * H, 3 * H, H, rows, units, B, H, 1, TF32, ROWS, UNITS
+            d_p + 2 * H, 3 * H, transposed + 2 * H, 3 * H, H, rows, units, B, H, 1, TF32, ROWS, UNITS, STAGES
         )[0]  # fmt: skip
         _store(mine, d_kept * hidden * r * (1.0 - r), there)
         _arrive(counter)
         carry = d_now * z + d_kept * r
-        carry += _products(d_p + H, 3 * H, transposed + H, 3 * H, H, rows, units, B, H, 1, TF32, ROWS, UNITS)[0]
+        carry += _products(d_p + H, 3 * H, transposed + H, 3 * H, H, rows, units, B, H, 1, TF32, ROWS, UNITS, STAGES)[0]
         _wait(counter, (2 * back + 2) * tl.num_programs(0))
-        carry += _products(d_p, 3 * H, transposed, 3 * H, H, rows, units, B, H, 1, TF32, ROWS, UNITS)[0]
+        carry += _products(d_p, 3 * H, transposed, 3 * H, H, rows, units, B, H, 1, TF32, ROWS, UNITS, STAGES)[0]
         d_p -= B * 3 * H
         gates -= B * 3 * H
         d_outputs -= B * H
@@ -395,7 +415,7 @@ def gru_before_backward(
 @_kernel
 def lstm_forward(
     p, recurrent, first_cell, first, outputs, gates, cells, counters, first_row, first_chain, S, B, H,
-    TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+    TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """gates (K, S, B, 4H) becomes i, f, g, o."""
     chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
@@ -407,9 +427,11 @@ def lstm_forward(
     gates += chain * S * B * 4 * H + row * 4 * H + unit
     cells += chain * S * B * H + at
     outputs += chain * S * B * H
-    p_i, p_f, p_g, p_o = _load(p, there), _load(p + H, there), _load(p + 2 * H, there), _load(p + 3 * H, there)
+    p_i, p_f, p_g, p_o = _four(p, H, there)
     for t in range(S):
-        from_i, from_f, from_g, from_o = _products(before, H, recurrent, H, H, rows, units, B, H, 4, TF32, ROWS, UNITS)
+        from_i, from_f, from_g, from_o = _products(
+            before, H, recurrent, H, H, rows, units, B, H, 4, TF32, ROWS, UNITS, STAGES
+        )
         i, f, g, o = _sigmoid(p_i + from_i), _sigmoid(p_f + from_f), _tanh(p_g + from_g), _sigmoid(p_o + from_o)
         cell = f * cell + i * g
         _store(outputs + at, o * _tanh(cell), there)
@@ -425,14 +447,15 @@ def lstm_forward(
         gates += B * 4 * H
         p += B * 4 * H
         more = there & (t + 1 < S)
-        p_i, p_f, p_g, p_o = _load(p, more), _load(p + H, more), _load(p + 2 * H, more), _load(p + 3 * H, more)
+        p_i, p_f, p_g, p_o = _four(p, H, more)
         _wait(counter, (t + 1) * tl.num_programs(0))
 
 
 @_kernel
 def lstm_backward(
     d_p, d_initial, d_first_cell, d_outputs, d_cell, gates, cells, first_cell, transposed,
-    counters, first_row, first_chain, S, B, H, TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
+    counters, first_row, first_chain, S, B, H,
+    TF32: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """d_cell (K, B, H): of the last cell state; transposed (K, H, 4H)."""
     chain, rows, units, row, unit, there, counter = _place(counters, first_row, first_chain, B, H, ROWS, UNITS)
@@ -445,20 +468,12 @@ def lstm_backward(
     first_cell += chain * B * H + at
     cells += chain * S * B * H + at
     cell_carry = _load(d_cell + chain * B * H + at, there)
+    c, d_output = _load(_state(first_cell, cells, S - 2, B * H), there), _load(d_outputs, there)
+    i, f, g, o = _four(gates, H, there)
     carry = tl.zeros((ROWS, UNITS), tl.float32)
     for back in range(S):
-        before = first_cell
-        if back < S - 1:
-            before = cells + (S - 2 - back) * B * H
-        c = _load(before, there)
-        i, f, g, o = (
-            _load(gates, there),
-            _load(gates + H, there),
-            _load(gates + 2 * H, there),
-            _load(gates + 3 * H, there),
-        )
         squashed = _tanh(f * c + i * g)
-        d_hidden = _load(d_outputs, there) + carry
+        d_hidden = d_output + carry
         d_now = cell_carry + d_hidden * o * (1.0 - squashed * squashed)
         mine = d_p + row * 4 * H + unit
         _store(mine, d_now * g * i * (1.0 - i), there)
@@ -467,16 +482,27 @@ def lstm_backward(
         _store(mine + 3 * H, d_hidden * squashed * o * (1.0 - o), there)
         _arrive(counter)
         cell_carry = d_now * f
-        _wait(counter, (back + 1) * tl.num_programs(0))
-        carry = _products(d_p, 4 * H, transposed, 4 * H, 4 * H, rows, units, B, H, 1, TF32, ROWS, UNITS)[0]
-        d_p -= B * 4 * H
         gates -= B * 4 * H
         d_outputs -= B * H
+        more = there & (back + 1 < S)
+        c, d_output = _load(_state(first_cell, cells, S - 3 - back, B * H), more), _load(d_outputs, more)
+        i, f, g, o = _four(gates, H, more)
+        _wait(counter, (back + 1) * tl.num_programs(0))
+        carry = _products(d_p, 4 * H, transposed, 4 * H, 4 * H, rows, units, B, H, 1, TF32, ROWS, UNITS, STAGES)[0]
+        d_p -= B * 4 * H
     tl.store(d_initial + chain * B * H + at, carry, there)
     tl.store(d_first_cell + chain * B * H + at, cell_carry, there)
 
 
-def run(kernel: Any, tensors: tuple[Tensor, ...], shape: tuple[int, ...], *settings: float, **constants: bool) -> None:
+def run(
+    kernel: Any,
+    tensors: tuple[Tensor, ...],
+    shape: tuple[int, ...],
+    *settings: float,
+    gates: int = 1,
+    dtype: torch.dtype,
+    **constants: bool,
+) -> None:
     """Launch, for as many chains and rows at a time as have all their programs run at once.
 
     Args:
@@ -484,6 +510,8 @@ def run(kernel: Any, tensors: tuple[Tensor, ...], shape: tuple[int, ...], *setti
         tensors: its arguments before the counters, contiguous.
         shape: K, S, B, H.
         settings: its arguments after H.
+        gates: for which it computes products at a time.
+        dtype: E.
         constants: those that are known when it is compiled.
 
     Raises:
@@ -493,12 +521,17 @@ def run(kernel: Any, tensors: tuple[Tensor, ...], shape: tuple[int, ...], *setti
     device = tensors[0].device
     rows = FEW if batch <= FEW else MANY
     tf32 = torch.backends.cudnn.rnn.fp32_precision == "tf32"  # type: ignore[attr-defined]
-    # The interpreter runs one program after the other, so there can be but one.
-    at_once = 1 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
-    units = triton.next_power_of_2(size) if INTERPRETED else _units(chains * triton.cdiv(batch, rows), size, at_once)
+    if INTERPRETED:  # it runs one program after the other, so there can be but one
+        at_once, memory, units = 1, 2**17, triton.next_power_of_2(size)
+    else:
+        gpu = torch.cuda.get_device_properties(device)
+        at_once, memory = gpu.multi_processor_count, gpu.shared_memory_per_block_optin
+        units = _units(chains * triton.cdiv(batch, rows), size, at_once)
     programs = triton.cdiv(size, units)
     if programs > at_once:
         raise ValueError(f"hidden_size: got {size}, expected at most {units * at_once} on this GPU")
+    inner = INNER_OF_FEW if rows == FEW else INNER_OF_MANY
+    stages = max(1, min(MOST_STAGES, int(SHARED * memory) // (inner.value * (rows + gates * units) * dtype.itemsize)))
     chains_at_once = min(chains, max(1, at_once // programs))
     blocks_at_once = max(1, at_once // programs // chains_at_once)
     for chain in range(0, chains, chains_at_once):
@@ -508,7 +541,8 @@ def run(kernel: Any, tensors: tuple[Tensor, ...], shape: tuple[int, ...], *setti
             counters = torch.zeros(grid[1] * grid[2], dtype=torch.int32, device=device)
             kernel[grid](
                 *tensors, counters, row, chain, frames, batch, size, *settings, **constants,
-                TF32=tf32, ROWS=rows, UNITS=units, num_warps=WARPS[rows], launch_cooperative_grid=not INTERPRETED,
+                TF32=tf32, ROWS=rows, UNITS=units, STAGES=stages,
+                num_warps=WARPS[rows], launch_cooperative_grid=not INTERPRETED,
             )  # fmt: skip
 
 

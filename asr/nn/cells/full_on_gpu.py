@@ -82,16 +82,17 @@ class _Loop(torch.autograd.Function):
         if kind == "lstm":
             cell = initial[-1].contiguous()
             kept = [_gates(p, 4, shape), outputs.new_empty(shape, dtype=torch.float32), cell]
-            loops.run(loops.lstm_forward, (p, weight, cell, first, outputs, *kept[:2]), shape)
+            loops.run(loops.lstm_forward, (p, weight, cell, first, outputs, *kept[:2]), shape, gates=4, dtype=dtype)
         elif kind == "gru_after":
             assert bias is not None
             kept = [_gates(p, 4, shape)]
-            loops.run(loops.gru_after_forward, (p, weight, bias.contiguous(), hidden, first, outputs, *kept), shape)
+            tensors = (p, weight, bias.contiguous(), hidden, first, outputs, *kept)
+            loops.run(loops.gru_after_forward, tensors, shape, gates=3, dtype=dtype)
         elif kind == "gru_before":
             kept = [_gates(p, 3, shape), torch.empty_like(outputs)]
-            loops.run(loops.gru_before_forward, (p, weight, hidden, first, outputs, *kept), shape)
+            loops.run(loops.gru_before_forward, (p, weight, hidden, first, outputs, *kept), shape, dtype=dtype)
         else:
-            loops.run(loops.rnn_forward, (p, weight, first, outputs), shape, clip, TANH=kind == "tanh")
+            loops.run(loops.rnn_forward, (p, weight, first, outputs), shape, clip, dtype=dtype, TANH=kind == "tanh")
         ctx.save_for_backward(recurrent, first, outputs, *kept)
         ctx.kind, ctx.clip, ctx.shape, ctx.projected_type = kind, clip, shape, p.dtype
         return (outputs, kept[1][:, -1].clone()) if kind == "lstm" else (outputs,)
@@ -112,18 +113,18 @@ class _Loop(torch.autograd.Function):
             gates, cells, cell = kept
             d_initial.append(torch.empty_like(d_initial[0]))
             tensors = (d_p, *d_initial, d_outputs, gradients[1].contiguous(), gates, cells, cell, transposed)
-            loops.run(loops.lstm_backward, tensors, shape)
+            loops.run(loops.lstm_backward, tensors, shape, dtype=dtype)
         elif kind == "gru_after":
             d_inner = torch.empty_like(d_p)
             tensors = (d_p, d_inner, *d_initial, d_outputs, *kept, outputs, first, transposed)
-            loops.run(loops.gru_after_backward, tensors, shape)
+            loops.run(loops.gru_after_backward, tensors, shape, dtype=dtype)
             d_bias = d_inner[..., 2 * shape[3] :].sum((1, 2), dtype=torch.float32)
         elif kind == "gru_before":
             tensors = (d_p, *d_initial, d_outputs, kept[0], outputs, first, transposed)
-            loops.run(loops.gru_before_backward, tensors, shape)
+            loops.run(loops.gru_before_backward, tensors, shape, dtype=dtype)
         else:
             tensors = (d_p, d_outputs, outputs, transposed)
-            loops.run(loops.rnn_backward, tensors, shape, ctx.clip, TANH=kind == "tanh")
+            loops.run(loops.rnn_backward, tensors, shape, ctx.clip, dtype=dtype, TANH=kind == "tanh")
             d_initial = [torch.matmul(d_p[:, 0].float(), recurrent)]
         before = shifted(first, outputs)
         if kind == "gru_before":
