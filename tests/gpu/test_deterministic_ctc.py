@@ -19,15 +19,15 @@ def test_twice_the_same_and_as_on_the_cpu() -> None:
     results = []
     torch.use_deterministic_algorithms(True)
     try:
-        for device in ("cuda", "cuda", "cpu"):
-            mine = logits.to(device, copy=True).requires_grad_()
+        for device, dtype in (("cuda", torch.float32), ("cuda", torch.float32), ("cpu", torch.float64)):
+            mine = logits.to(device, dtype, copy=True).requires_grad_()
             ctc_loss(mine.log_softmax(-1), *(t.to(device) for t in (lengths, targets, target_lengths))).sum().backward()
             assert mine.grad is not None
             results.append(mine.grad.cpu())
     finally:
         torch.use_deterministic_algorithms(False)
     assert torch.equal(results[0], results[1])
-    assert float((results[0] - results[2]).abs().max()) <= 1e-4
+    assert float((results[0] - results[2]).abs().max()) <= 1e-5  # torch's own in float32 is off by 5e-4
 
 
 def test_nothing_waits_for_the_device() -> None:
