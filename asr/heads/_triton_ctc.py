@@ -11,21 +11,19 @@ Imported only where there is a GPU, or Triton's interpreter.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from asr.nn.triton_kernel import kernel
+
 WIDE = 512  # places from which on a program gets more than the usual 4 warps
 
 
-def _kernel(function: Callable[..., Any]) -> Any:
-    # Unwrapped from what checks annotations in tests; one compilation for all lengths.
-    return triton.jit(inspect.unwrap(function), do_not_specialize=["num_frames", "num_places"])
+_kernel = partial(kernel, do_not_specialize=["num_frames", "num_places"])  # one compilation for all lengths
 
 
 @_kernel

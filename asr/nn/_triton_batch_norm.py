@@ -14,14 +14,14 @@ Letters: an item has N rows of C units, frames times frequencies, which are `ste
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from asr.nn.triton_kernel import kernel
 
 ELEMENTS = 4096  # of a tile, 32 a thread; a quarter where rows do not begin at words that a thread could load at once
 UNITS = 128  # of a tile at most: with these, what is read in one piece is long enough
@@ -29,15 +29,10 @@ TILES = 8  # of a program
 COUNTS = ["N", "per_frame", "step", "item_step"]  # that change with batches, for which nothing is compiled anew
 
 
-def _kernel(function: Callable[..., Any]) -> Any:
-    return triton.jit(inspect.unwrap(function))  # from what checks annotations in tests
+counting_kernel = partial(kernel, do_not_specialize=COUNTS)
 
 
-def _pass(function: Callable[..., Any]) -> Any:
-    return triton.jit(inspect.unwrap(function), do_not_specialize=COUNTS)
-
-
-@_kernel
+@kernel
 def _place(
     lengths, N, per_frame, step, item_step,
     C: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, TILES: tl.constexpr,
@@ -54,7 +49,7 @@ def _place(
     return begin, N - first, real, rows, rows * (step * C) + units, units, units < C
 
 
-@_kernel
+@kernel
 def _add_sums(one, other, partial, units, C: tl.constexpr):
     """Write both of a program's sums over rows, (2, C) for each program over rows."""
     partial += (tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)).to(tl.int64) * (2 * C)
@@ -62,13 +57,13 @@ def _add_sums(one, other, partial, units, C: tl.constexpr):
     tl.store(partial + C + units, tl.sum(other, 0, keep_dims=True), units < C)
 
 
-@_kernel
+@kernel
 def _before_clip(x, mean, gain, shift):
     """What is clipped; forward and backward have to find the same."""
     return tl.fma(x - mean, gain, shift)
 
 
-@_kernel
+@kernel
 def _unclipped(dy, y, clip, CLIPPED: tl.constexpr):
     """The gradient before the clip; where y is NaN it passes, as in torch."""
     if CLIPPED:
@@ -77,7 +72,7 @@ def _unclipped(dy, y, clip, CLIPPED: tl.constexpr):
         return dy
 
 
-@_pass
+@counting_kernel
 def _sums(
     x, lengths, partial, N, per_frame, step, item_step,
     C: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, TILES: tl.constexpr,
@@ -95,7 +90,7 @@ def _sums(
     _add_sums(total, squares, partial, units, C)
 
 
-@_pass
+@counting_kernel
 def _normalize(
     y, x, lengths, mean, gain, shift, clip, N, per_frame, step, item_step,
     CLIPPED: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, TILES: tl.constexpr,
@@ -121,7 +116,7 @@ def _normalize(
         )
 
 
-@_pass
+@counting_kernel
 def _gradient_sums(
     x, dy, lengths, mean, gain, shift, partial, clip, N, per_frame, step, item_step,
     CLIPPED: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, TILES: tl.constexpr,
@@ -146,7 +141,7 @@ def _gradient_sums(
     _add_sums(total, products, partial, units, C)
 
 
-@_pass
+@counting_kernel
 def _gradient(
     dx, x, dy, lengths, mean, gain, shift, mean_dy, mean_slope, clip, N, per_frame, step, item_step,
     CLIPPED: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, TILES: tl.constexpr,

@@ -21,9 +21,9 @@ def runs_on(like: Tensor) -> bool:
 def _tried(device: torch.device) -> bool:
     """Try the smallest one. torch brings Triton along on Linux only, and Triton wants a C compiler."""
     try:
-        from asr.nn import _triton_trial
+        from asr.nn import triton_kernel
 
-        _triton_trial.run(device)
+        triton_kernel.trial(device)
     except ImportError:
         return False
     except torch.OutOfMemoryError:

@@ -18,8 +18,7 @@ as many digits near 0.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ import triton.language as tl
 from torch import Tensor
 
 from asr.nn.gpu_kernels import INTERPRETED
+from asr.nn.triton_kernel import kernel
 
 UNITS = 32  # of a program, one a thread
 AHEAD = {"rnn": (16, 16), "gru": (16, 8), "lstm": (16, 8), "linear": (16, 16)}  # frames, forward and backward
@@ -35,11 +35,7 @@ BY_LOGISTIC = tl.constexpr(-1.4426950408889634)  # -log2(e), and for tanh 2 log2
 BY_TANH = tl.constexpr(2 * 1.4426950408889634)
 
 
-def _kernel(function: Callable[..., Any]) -> Any:
-    return triton.jit(inspect.unwrap(function))  # from what checks annotations in tests
-
-
-@_kernel
+@kernel
 def _fast_exp2(x):
     if x.dtype == tl.float64:
         return tl.exp2(x)
@@ -47,7 +43,7 @@ def _fast_exp2(x):
         return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
 
 
-@_kernel
+@kernel
 def _fast_reciprocal(x):
     if x.dtype == tl.float64:
         return 1 / x
@@ -55,12 +51,12 @@ def _fast_reciprocal(x):
         return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
 
 
-@_kernel
+@kernel
 def _plain_exp2(x):
     return tl.exp2(x)
 
 
-@_kernel
+@kernel
 def _plain_reciprocal(x):
     return 1 / x
 
@@ -69,13 +65,13 @@ def _plain_reciprocal(x):
 _exp2, _reciprocal = (_plain_exp2, _plain_reciprocal) if INTERPRETED else (_fast_exp2, _fast_reciprocal)
 
 
-@_kernel
+@kernel
 def _logistic(scaled):
     """sigmoid(x) of x * BY_LOGISTIC; (1 - tanh(x)) / 2 of x * BY_TANH."""
     return _reciprocal(1 + _exp2(scaled))
 
 
-@_kernel
+@kernel
 def _place(batch, size: tl.constexpr, UNITS: tl.constexpr):
     """What a program works at: chain, item, its row among those of one frame, units, which of them there are."""
     chain, item = tl.program_id(0) // batch, tl.program_id(0) % batch
@@ -83,7 +79,7 @@ def _place(batch, size: tl.constexpr, UNITS: tl.constexpr):
     return chain.to(tl.int64), item, tl.program_id(0).to(tl.int64) * size + unit, unit, unit < size
 
 
-@_kernel
+@kernel
 def _gates(p, there, size: tl.constexpr, GATES: tl.constexpr):
     """What is projected for a frame, gate after gate; 0 where it is not `there`."""
     values = ()
@@ -92,18 +88,18 @@ def _gates(p, there, size: tl.constexpr, GATES: tl.constexpr):
     return values
 
 
-@_kernel
+@kernel
 def _before(state, first, t, there):
     """The state before frame t: what the frame before left, or the first one."""
     return tl.load(tl.where(t == 0, first, state), there, 0)
 
 
-@_kernel
+@kernel
 def _is_there(t, frames, real):
     return real & (t < frames) & (t >= 0)
 
 
-@_kernel
+@kernel
 def rnn_forward(
     p, p_chain, p_frame, p_item, weight, first_hidden, outputs, frames, batch, size: tl.constexpr,
     UNITS: tl.constexpr, AHEAD: tl.constexpr,
@@ -129,7 +125,7 @@ def rnn_forward(
             p += p_frame
 
 
-@_kernel
+@kernel
 def gru_forward(
     p, p_chain, p_frame, p_item, weight, first_hidden, outputs, frames, batch, size: tl.constexpr,
     UNITS: tl.constexpr, AHEAD: tl.constexpr,
@@ -161,7 +157,7 @@ def gru_forward(
             p += p_frame
 
 
-@_kernel
+@kernel
 def lstm_forward(
     p, p_chain, p_frame, p_item, weight, first_hidden, first_cell, outputs, cells, frames, batch, size: tl.constexpr,
     UNITS: tl.constexpr, AHEAD: tl.constexpr,
@@ -198,7 +194,7 @@ def lstm_forward(
             p += p_frame
 
 
-@_kernel
+@kernel
 def rnn_backward(
     p, p_chain, p_frame, p_item, weight, first_hidden, outputs, g, g_chain, g_frame, g_item,
     d_p, d_p_chain, d_p_frame, d_p_item, d_weight, d_hidden, frames, batch, size: tl.constexpr,
@@ -243,7 +239,7 @@ def rnn_backward(
     tl.store(d_hidden + row, carry, real)
 
 
-@_kernel
+@kernel
 def gru_backward(
     p, p_chain, p_frame, p_item, weight, first_hidden, outputs, g, g_chain, g_frame, g_item,
     d_p, d_p_chain, d_p_frame, d_p_item, d_weight, d_hidden, frames, batch, size: tl.constexpr,
@@ -310,7 +306,7 @@ def gru_backward(
     tl.store(d_hidden + row, carry, real)
 
 
-@_kernel
+@kernel
 def lstm_backward(
     p, p_chain, p_frame, p_item, weight, first_hidden, first_cell, outputs, cells, g, g_chain, g_frame, g_item, g_cell,
     d_p, d_p_chain, d_p_frame, d_p_item, d_weight, d_hidden, d_cell, frames, batch, size: tl.constexpr,
@@ -395,7 +391,7 @@ def lstm_backward(
     tl.store(d_cell + row, cell_carry, real)
 
 
-@_kernel
+@kernel
 def linear_forward(
     keep, keep_chain, keep_frame, keep_item, add, add_chain, add_frame, add_item, first_hidden, states,
     frames, batch, size: tl.constexpr, UNITS: tl.constexpr, AHEAD: tl.constexpr,
@@ -423,7 +419,7 @@ def linear_forward(
             add += add_frame
 
 
-@_kernel
+@kernel
 def linear_backward(
     keep, keep_chain, keep_frame, keep_item, first_hidden, states, g, g_chain, g_frame, g_item,
     d_keep, d_add, d_hidden, frames, batch, size: tl.constexpr, UNITS: tl.constexpr, AHEAD: tl.constexpr,
@@ -547,6 +543,6 @@ def _rows(tensor: Tensor) -> tuple[Any, ...]:
     return tensor, *tensor.stride()[:3]
 
 
-def _run(kernel: Any, ahead: int, arguments: tuple[Any, ...], chains: int, frames: int, batch: int, size: int) -> None:
+def _run(loop: Any, ahead: int, arguments: tuple[Any, ...], chains: int, frames: int, batch: int, size: int) -> None:
     grid = (chains * batch, triton.cdiv(size, UNITS))
-    kernel[grid](*arguments, frames, batch, size, UNITS=UNITS, AHEAD=ahead, num_warps=1)
+    loop[grid](*arguments, frames, batch, size, UNITS=UNITS, AHEAD=ahead, num_warps=1)

@@ -11,7 +11,7 @@ frame, gates and all sums stay float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, Literal
 
@@ -55,10 +55,11 @@ def recur(
     return _Loop.apply(kind, clip, recurrent, bias, len(initial), *initial, *projected)  # pyright: ignore[reportReturnType]
 
 
-def _kernels() -> ModuleType:
-    from asr.nn.cells import _triton_full  # where there is Triton
+def _kernels() -> tuple[ModuleType, Callable[..., None]]:
+    """The loops, and what runs one. Imported where there is Triton."""
+    from asr.nn.cells import _triton_full, _triton_persistent
 
-    return _triton_full
+    return _triton_full, _triton_persistent.run
 
 
 class _Loop(torch.autograd.Function):
@@ -68,7 +69,7 @@ class _Loop(torch.autograd.Function):
     def forward(
         ctx, kind: Kind, clip: float, recurrent: Tensor, bias: Tensor | None, num_states: int, *tensors: Tensor
     ) -> Any:
-        loops = _kernels()
+        loops, run = _kernels()
         initial, projected = tensors[:num_states], tensors[num_states:]
         one, *more = projected
         p = torch.stack(projected) if more else one[None].contiguous()
@@ -82,17 +83,17 @@ class _Loop(torch.autograd.Function):
         if kind == "lstm":
             cell = initial[-1].contiguous()
             kept = [_gates(p, 4, shape), outputs.new_empty(shape, dtype=torch.float32), cell]
-            loops.run(loops.lstm_forward, (p, weight, cell, first, outputs, *kept[:2]), shape, gates=4, dtype=dtype)
+            run(loops.lstm_forward, (p, weight, cell, first, outputs, *kept[:2]), shape, gates=4, dtype=dtype)
         elif kind == "gru_after":
             assert bias is not None
             kept = [_gates(p, 4, shape)]
             tensors = (p, weight, bias.contiguous(), hidden, first, outputs, *kept)
-            loops.run(loops.gru_after_forward, tensors, shape, gates=3, dtype=dtype)
+            run(loops.gru_after_forward, tensors, shape, gates=3, dtype=dtype)
         elif kind == "gru_before":
             kept = [_gates(p, 3, shape), torch.empty_like(outputs)]
-            loops.run(loops.gru_before_forward, (p, weight, hidden, first, outputs, *kept), shape, dtype=dtype)
+            run(loops.gru_before_forward, (p, weight, hidden, first, outputs, *kept), shape, dtype=dtype)
         else:
-            loops.run(loops.rnn_forward, (p, weight, first, outputs), shape, clip, dtype=dtype, TANH=kind == "tanh")
+            run(loops.rnn_forward, (p, weight, first, outputs), shape, clip, dtype=dtype, TANH=kind == "tanh")
         ctx.save_for_backward(recurrent, first, outputs, *kept)
         ctx.kind, ctx.clip, ctx.shape, ctx.projected_type = kind, clip, shape, p.dtype
         return (outputs, kept[1][:, -1].clone()) if kind == "lstm" else (outputs,)
@@ -100,7 +101,7 @@ class _Loop(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        loops = _kernels()
+        loops, run = _kernels()
         recurrent, first, outputs, *kept = ctx.saved_tensors
         kind, shape, dtype = ctx.kind, ctx.shape, outputs.dtype
         transposed = recurrent.to(dtype).mT.contiguous()  # (K, H, G * H)
@@ -113,18 +114,18 @@ class _Loop(torch.autograd.Function):
             gates, cells, cell = kept
             d_initial.append(torch.empty_like(d_initial[0]))
             tensors = (d_p, *d_initial, d_outputs, gradients[1].contiguous(), gates, cells, cell, transposed)
-            loops.run(loops.lstm_backward, tensors, shape, dtype=dtype)
+            run(loops.lstm_backward, tensors, shape, dtype=dtype)
         elif kind == "gru_after":
             d_inner = torch.empty_like(d_p)
             tensors = (d_p, d_inner, *d_initial, d_outputs, *kept, outputs, first, transposed)
-            loops.run(loops.gru_after_backward, tensors, shape, dtype=dtype)
+            run(loops.gru_after_backward, tensors, shape, dtype=dtype)
             d_bias = d_inner[..., 2 * shape[3] :].sum((1, 2), dtype=torch.float32)
         elif kind == "gru_before":
             tensors = (d_p, *d_initial, d_outputs, kept[0], outputs, first, transposed)
-            loops.run(loops.gru_before_backward, tensors, shape, dtype=dtype)
+            run(loops.gru_before_backward, tensors, shape, dtype=dtype)
         else:
             tensors = (d_p, d_outputs, outputs, transposed)
-            loops.run(loops.rnn_backward, tensors, shape, ctx.clip, dtype=dtype, TANH=kind == "tanh")
+            run(loops.rnn_backward, tensors, shape, ctx.clip, dtype=dtype, TANH=kind == "tanh")
             d_initial = [torch.matmul(d_p[:, 0].float(), recurrent)]
         before = shifted(first, outputs)
         if kind == "gru_before":

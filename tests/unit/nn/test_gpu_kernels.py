@@ -17,12 +17,12 @@ def _forget() -> Iterator[None]:
 
 
 def test_a_missing_compiler_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = pytest.importorskip("asr.nn._triton_trial", reason="Triton comes with torch's CUDA builds only")
+    triton_kernel = pytest.importorskip("asr.nn.triton_kernel", reason="Triton comes with torch's CUDA builds only")
 
-    def run(device: torch.device) -> None:
+    def trial(device: torch.device) -> None:
         raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable.")
 
-    monkeypatch.setattr(trial, "run", run)
+    monkeypatch.setattr(triton_kernel, "trial", trial)
     with pytest.warns(UserWarning, match=r"\(Failed to find C compiler\.\)"):
         assert not gpu_kernels._tried(torch.device("cuda"))
     with warnings.catch_warnings():
@@ -31,12 +31,12 @@ def test_a_missing_compiler_is_said_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_full_memory_is_not_taken_for_a_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = pytest.importorskip("asr.nn._triton_trial", reason="Triton comes with torch's CUDA builds only")
+    triton_kernel = pytest.importorskip("asr.nn.triton_kernel", reason="Triton comes with torch's CUDA builds only")
 
-    def run(device: torch.device) -> None:
+    def trial(device: torch.device) -> None:
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(trial, "run", run)
+    monkeypatch.setattr(triton_kernel, "trial", trial)
     with pytest.raises(torch.OutOfMemoryError):
         gpu_kernels._tried(torch.device("cuda"))
 
