@@ -13,8 +13,12 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's interpreter 
 
 
 def runs_on(like: Tensor) -> bool:
-    """Whether Triton builds and runs kernels where `like` is. Else torch's operations, or cuDNN's, have to do."""
-    return like.is_cuda and not torch.compiler.is_compiling() and _tried(like.device)
+    """Whether Triton builds and runs kernels where `like` is. Else torch's operations, or cuDNN's, have to do.
+
+    They are written for NVIDIA's GPUs; AMD's go by the same name.
+    """
+    nvidia = like.is_cuda and torch.version.hip is None
+    return nvidia and not torch.compiler.is_compiling() and _tried(like.device)
 
 
 @lru_cache

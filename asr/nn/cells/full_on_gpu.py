@@ -22,12 +22,18 @@ from torch.autograd.function import once_differentiable
 from asr.nn import gpu_kernels
 from asr.nn.cells.base import FullLink, product_type, shifted
 
+AMPERE = (8, 0)
+
 Kind = Literal["tanh", "relu", "clipped_relu", "gru_after", "gru_before", "lstm"]
 
 
 def fits(like: Tensor) -> bool:
-    """Whether the kernels take the recurrent weights `like`, where they are now."""
-    return like.dtype == torch.float32 and gpu_kernels.runs_on(like)
+    """Whether the kernels take the recurrent weights `like`, where they are now.
+
+    GPUs before Ampere have no matrix units for TF32 and bf16; there cuDNN is the better choice.
+    """
+    known = like.dtype == torch.float32 and gpu_kernels.runs_on(like)
+    return known and torch.cuda.get_device_capability(like.device) >= AMPERE
 
 
 def recur(
