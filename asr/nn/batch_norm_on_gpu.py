@@ -24,7 +24,7 @@ TYPES = (torch.float32, torch.bfloat16, torch.float16)  # of activations; statis
 def fits(hidden: Tensor, scale: Tensor) -> bool:
     """Whether the kernels take these activations, where they are now."""
     known = hidden.dtype in TYPES and scale.dtype == torch.float32 and hidden.numel() > 0
-    return known and (gpu_kernels.INTERPRETED or gpu_kernels.runs_on(hidden))
+    return known and gpu_kernels.are_run(hidden)
 
 
 def normalize(

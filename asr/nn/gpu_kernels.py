@@ -21,6 +21,11 @@ def runs_on(like: Tensor) -> bool:
     return nvidia and not torch.compiler.is_compiling() and _tried(like.device)
 
 
+def are_run(like: Tensor) -> bool:
+    """The same, or they are interpreted."""
+    return INTERPRETED or runs_on(like)
+
+
 @lru_cache
 def _tried(device: torch.device) -> bool:
     """Try the smallest one. torch brings Triton along on Linux only, and Triton wants a C compiler."""

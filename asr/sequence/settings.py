@@ -29,6 +29,24 @@ Scale = Literal["ci", "quick", "full"]
 SCALES: tuple[Scale, ...] = ("ci", "quick", "full")
 
 
+# Settings that several tasks do not use, for their UNUSED_SETTINGS: of `SequenceModel` around a stack, of a learning
+# rate that falls, and all that go with one shared training, where a task has nets of its own and plain descent.
+READOUT = ("embedding_size", "readout_deviation", "readout_dropout")
+SCHEDULE = ("optim.reduce_factor", "optim.reduce_after", "optim.reduce_from")
+SHARED_TRAINING = (
+    "stack",
+    *READOUT,
+    "optim.squared_average",
+    "optim.weight_decay",
+    "optim.vanishing_regularizer",
+    *SCHEDULE,
+    "stop_at_target",
+    "device",
+    "graph",
+    "seconds",
+)
+
+
 class Data(Section):
     """Where a task's data set is; unused by the tasks that make their own."""
 

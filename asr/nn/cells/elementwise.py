@@ -69,7 +69,7 @@ def _loops(like: Tensor) -> ModuleType | None:
     """The compiled loops for this tensor. Imported here: numba takes 0.4 s, and most processes run no recurrence."""
     if like.dtype not in COMPILED or torch.compiler.is_compiling():
         return None
-    if gpu_kernels.INTERPRETED or gpu_kernels.runs_on(like):
+    if gpu_kernels.are_run(like):
         from asr.nn.cells import _triton
 
         return _triton

@@ -23,7 +23,7 @@ from pydantic import Field
 from asr.config.fields import PositiveFloat, PositiveInt, Section
 from asr.errors import ConfigError
 from asr.sequence.report import Report
-from asr.sequence.settings import Case, Data
+from asr.sequence.settings import SHARED_TRAINING, Case, Data
 from asr.sequence.task import Outcome, Task
 
 Array = NDArray[np.float64]
@@ -72,25 +72,8 @@ SENTENCES = tuple(
     )
 )
 
-UNUSED_SETTINGS = (  # a net of its own, an update after each frame
-    "stack",
-    "embedding_size",
-    "readout_deviation",
-    "readout_dropout",
-    "optim.momentum",
-    "optim.squared_average",
-    "optim.gradient_clip",
-    "optim.weight_decay",
-    "optim.vanishing_regularizer",
-    "optim.reduce_factor",
-    "optim.reduce_after",
-    "optim.reduce_from",
-    "batch_size",
-    "stop_at_target",
-    "device",
-    "graph",
-    "seconds",
-)
+# A net of its own, an update after each frame.
+UNUSED_SETTINGS = (*SHARED_TRAINING, "optim.momentum", "optim.gradient_clip", "batch_size")
 FIXED_SETTINGS = {"optim.name": "sgd"}
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from asr.config.fields import PositiveInt, Section
 from asr.sequence.report import Report
-from asr.sequence.settings import Case, Data
+from asr.sequence.settings import READOUT, Case, Data
 from asr.sequence.task import Outcome, Task
 
 SUPPLY, DEMAND, INVENTORY = (2.0, 0.30, 0.60), (6.0, 0.50, 0.40, 0.20), (0.5, 0.70, 0.80)  # a, b, c
@@ -33,9 +33,7 @@ TOLERANCE, MAX_ITERATIONS = 1e-13, 5000
 
 UNUSED_SETTINGS = (  # an economy, fitted by L-BFGS
     "stack",
-    "embedding_size",
-    "readout_deviation",
-    "readout_dropout",
+    *READOUT,
     "optim",
     "batch_size",
     "evaluate_every",

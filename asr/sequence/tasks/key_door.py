@@ -22,17 +22,13 @@ from asr.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, Pro
 from asr.errors import ConfigError
 from asr.nn.masking import valid_mask
 from asr.sequence.report import Report
-from asr.sequence.settings import Case, Data
+from asr.sequence.settings import READOUT, SCHEDULE, Case, Data
 from asr.sequence.task import HELD_OUT_SEEDS, Outcome, Split, Task
 from asr.sequence.trainer import Curve, choose_device, make_optimizer, update
 
 UNUSED_SETTINGS = (  # an agent of its own, whose one read-out is as torch draws it
-    "embedding_size",
-    "readout_deviation",
-    "readout_dropout",
-    "optim.reduce_factor",
-    "optim.reduce_after",
-    "optim.reduce_from",
+    *READOUT,
+    *SCHEDULE,
     "optim.vanishing_regularizer",
     "graph",
 )

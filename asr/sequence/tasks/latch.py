@@ -15,29 +15,13 @@ from torch import Tensor, nn
 
 from asr.config.fields import NonNegativeFloat, PositiveInt, Section
 from asr.sequence.report import Report
-from asr.sequence.settings import Case, Data
+from asr.sequence.settings import SHARED_TRAINING, Case, Data
 from asr.sequence.task import Outcome, Task
 
 TARGET, INPUT_SPREAD, SOLVED = 0.8, 0.5, 0.9
 
-UNUSED_SETTINGS = (  # units of its own, trained for each length from the start
-    "stack",
-    "embedding_size",
-    "readout_deviation",
-    "readout_dropout",
-    "optim.momentum",
-    "optim.squared_average",
-    "optim.weight_decay",
-    "optim.vanishing_regularizer",
-    "optim.reduce_factor",
-    "optim.reduce_after",
-    "optim.reduce_from",
-    "evaluate_every",
-    "stop_at_target",
-    "device",
-    "graph",
-    "seconds",
-)
+# Units of its own, trained for each length from the start.
+UNUSED_SETTINGS = (*SHARED_TRAINING, "optim.momentum", "evaluate_every")
 FIXED_SETTINGS = {"optim.name": "sgd"}
 
 

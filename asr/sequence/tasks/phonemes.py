@@ -32,7 +32,7 @@ from asr.nn.cells.rnn import set_vanishing_regularizer
 from asr.nn.front_end import ConvFrontEnd
 from asr.nn.recurrent_layer import RecurrentLayer
 from asr.sequence.report import Report
-from asr.sequence.settings import Case, Data
+from asr.sequence.settings import SCHEDULE, Case, Data
 from asr.sequence.task import Outcome, Task
 from asr.sequence.trainer import Curve, make_optimizer, update
 
@@ -45,9 +45,7 @@ RECURRENT_GAIN = 0.9  # of the orthogonal recurrent matrices under `initializati
 UNUSED_SETTINGS = (  # this task looks at its test set after each epoch, and anneals by itself
     "embedding_size",
     "readout_deviation",
-    "optim.reduce_factor",
-    "optim.reduce_after",
-    "optim.reduce_from",
+    *SCHEDULE,
     "evaluate_every",
     "stop_at_target",
     "device",

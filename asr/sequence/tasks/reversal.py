@@ -18,19 +18,15 @@ from asr.config.fields import PositiveInt, Section
 from asr.errors import ConfigError
 from asr.nn.masking import valid_mask
 from asr.sequence.report import Report
-from asr.sequence.settings import Case, Data
+from asr.sequence.settings import READOUT, SCHEDULE, Case, Data
 from asr.sequence.task import Outcome, Task
 from asr.sequence.trainer import Curve, make_optimizer, update
 
 SHORT, LONG = 8, 17  # lengths up to, and from, which are compared
 
 UNUSED_SETTINGS = (  # an encoder-decoder of its own, judged by its last look
-    "embedding_size",
-    "readout_deviation",
-    "readout_dropout",
-    "optim.reduce_factor",
-    "optim.reduce_after",
-    "optim.reduce_from",
+    *READOUT,
+    *SCHEDULE,
     "optim.vanishing_regularizer",
     "stop_at_target",
     "device",

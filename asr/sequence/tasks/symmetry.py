@@ -14,29 +14,13 @@ from torch import Tensor
 
 from asr.config.fields import PositiveInt, Section
 from asr.sequence.report import Report
-from asr.sequence.settings import Case, Data
+from asr.sequence.settings import SHARED_TRAINING, Case, Data
 from asr.sequence.task import Outcome, Task
 
 NUM_BITS, NUM_HIDDEN, SPREAD = 6, 2, 0.3
 
-UNUSED_SETTINGS = (  # nets of its own, over all strings at once
-    "stack",
-    "embedding_size",
-    "readout_deviation",
-    "readout_dropout",
-    "optim.squared_average",
-    "optim.gradient_clip",
-    "optim.weight_decay",
-    "optim.vanishing_regularizer",
-    "optim.reduce_factor",
-    "optim.reduce_after",
-    "optim.reduce_from",
-    "batch_size",
-    "stop_at_target",
-    "device",
-    "graph",
-    "seconds",
-)
+# Nets of its own, over all strings at once.
+UNUSED_SETTINGS = (*SHARED_TRAINING, "optim.gradient_clip", "batch_size")
 FIXED_SETTINGS = {"optim.name": "sgd"}
 
 
