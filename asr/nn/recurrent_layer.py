@@ -137,6 +137,7 @@ class RecurrentLayer(nn.Module):
     @torch.no_grad()
     def fold_norm(self) -> None:
         """Put a plain linear map in place of the normalised one (`asr.nn.folding`)."""
+        self.cell.fold()
         normalized = self.projection
         if isinstance(normalized, NormalizedLinear):
             weight, bias = normalized.running_folded()

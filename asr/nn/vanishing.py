@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from asr.nn.distributed import sum_over_ranks, world_size
 
@@ -46,3 +46,16 @@ def omega_gradient(
     d_carried = (4 * scale * excess * inverse)[..., None] * carried
     gradient = d_gates.flatten(1, 2).mT @ d_carried.flatten(1, 2)
     return (scale * excess.square()).sum(), gradient.to(recurrent.dtype)
+
+
+def with_omega(
+    gradient: Float[Tensor, "K H H"],
+    weight: float,
+    d_outputs: Float[Tensor, "K S B H"],
+    d_gates: Float[Tensor, "K S B H"],
+    recurrent: Float[Tensor, "K H H"],
+) -> Float[Tensor, "K H H"]:
+    """`gradient` of the recurrent matrix with `weight` times Omega's; d_outputs is what each frame gets from above."""
+    carried = torch.matmul(d_gates, recurrent[:, None])
+    d_hidden = d_outputs + nn.functional.pad(carried[:, 1:], (0, 0, 0, 0, 0, 1))
+    return gradient + weight * omega_gradient(carried, d_hidden, d_gates, recurrent)[1]

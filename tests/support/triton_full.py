@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from asr.nn.cells import FULL_CELLS, Cell, full_on_gpu
-from asr.nn.cells.rnn import CLIP
+from asr.nn.cells.base import CLIP
 from asr.nn.precision import whole_float32
 
 CHAINS, FRAMES = 2, 5
@@ -56,10 +56,9 @@ def by_the_kernels(kind: Any, cell: Cell, initial: list[Tensor], projected: list
     recurrent, bias = cell.get_parameter("recurrent"), None
     if kind == "gru_after":
         bias = cell.get_parameter("recurrent_bias").view(CHAINS, -1)
-    clip = CLIP if kind == "clipped_relu" else math.inf
     leaves = [value.clone().requires_grad_() for value in (*initial, *projected)]
     states, chains = tuple(leaves[: len(initial)]), leaves[len(initial) :]
-    outputs, *cells = full_on_gpu.recur(kind, recurrent, states, chains, bias=bias, clip=clip)
+    outputs, *cells = full_on_gpu.recur(kind, recurrent, states, chains, bias=bias)
     last = torch.cat((outputs[:, -1], *cells), -1)
     return gradients(outputs, last, leaves, cell)
 

@@ -1,391 +1,242 @@
 """The element-wise recurrences as compiled loops on the CPU; `asr.nn.cells.elementwise` says what they compute.
 
 A kernel runs a range of a chain's batch items one after the other, each over all frames: what a frame leaves for the
-next stays in the first-level cache, and the inner loop over the units becomes vector instructions. An item's result
-does not depend on the others, nor on how items are split over threads.
-
-LLVM vectorises a loop only where few arrays can overlap: it checks at most 8 pairs, one of which is written. Hence
-two loops where one would do, and one scratch array for all that a backward loop writes. A whole number would turn
-float32 into float64, so constants are typed.
+next stays in the first-level cache. An item's result does not depend on the others, nor on how items are split over
+threads. All arrays are flat; p, d and the like have rows (S, B) at the given distances.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, no_type_check
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numba.core import types
-from numba.extending import overload
 from torch import Tensor
 
-from asr.compiled import compiled
+from asr.nn.cells._numba_calls import by_chain, rows_of, run
+from asr.nn.cells._vectors import Vector, equations, kernel, scratch, sigmoid, tanh
 
-WORTH_A_THREAD = 2**17  # units x frames, some 0.3 ms
-TILE = 128  # units whose scratch lies at distances that LLVM knows
-
-
-_kernel = partial(compiled, fastmath={"contract"})
-
-LOG2_E = np.float32(1.4426950408889634)
-LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # their sum is ln 2
-ROUNDER = np.float32(1.5 * 2**23)  # x + this - this is x, rounded; the sum's lowest bits are the integer
-EXP_MIN, EXP_MAX = np.float32(-87.0), np.float32(88.0)
-EXP = tuple(np.float32(c) for c in (1.9875691e-4, 1.3981999e-3, 8.3334519e-3, 4.1665796e-2, 1.6666666e-1, 0.5))
-TANH = tuple(np.float32(c) for c in (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1))
-TANH += (np.float32(-3.33332819422e-1),)
-TANH_SMALL = np.float32(0.625)
-ONE32, TWO32 = np.float32(1), np.float32(2)
+# What a frame computes of each unit. p: projected inputs; w: weights; h, c: states before the frame. Backward, d: what
+# comes from above; back: what comes back from the frame after, for the hidden state and then the cell; d_w: sums.
 
 
-@_kernel
-def _exp32(x):
-    """Cephes' expf, clamped where float32 ends; NaN stays NaN."""
-    x = EXP_MIN if x < EXP_MIN else x
-    x = EXP_MAX if x > EXP_MAX else x
-    rounded = x * LOG2_E + ROUNDER
-    n = rounded - ROUNDER
-    x = x - n * LN2_HIGH
-    x = x - n * LN2_LOW
-    y = EXP[0]
-    y = y * x + EXP[1]
-    y = y * x + EXP[2]
-    y = y * x + EXP[3]
-    y = y * x + EXP[4]
-    y = y * x + EXP[5]
-    y = y * (x * x) + x + ONE32
-    two_to_n = np.int32((np.float32(rounded).view(np.int32) << 23) + 0x3F800000)
-    return y * np.int32(two_to_n).view(np.float32)
+@equations(inputs=3, outputs=1)
+def _rnn(p: Vector, w: Vector, h: Vector) -> tuple[Vector, ...]:
+    return (tanh(p + w * h),)
 
 
-@_kernel
-def _sigmoid32(x):
-    return ONE32 / (ONE32 + _exp32(-x))
+@equations(inputs=6, outputs=3)
+def _rnn_back(d: Vector, back: Vector, w: Vector, d_w: Vector, h: Vector, now: Vector) -> tuple[Vector, ...]:
+    d_p = (d + back) * (1.0 - now * now)
+    return d_p, d_p * w, d_w + d_p * h
 
 
-@_kernel
-def _tanh32(x):
-    """Cephes' tanhf: near 0 by its series, so that small values keep their digits."""
-    s = x * x
-    y = TANH[0]
-    y = y * s + TANH[1]
-    y = y * s + TANH[2]
-    y = y * s + TANH[3]
-    y = y * s + TANH[4]
-    size = abs(x)
-    far = math.copysign(ONE32 - TWO32 / (_exp32(size + size) + ONE32), x)
-    return far if size > TANH_SMALL else y * s * x + x
+@equations(inputs=7, outputs=1)
+def _gru(p_r: Vector, p_z: Vector, p_n: Vector, w_r: Vector, w_z: Vector, w_n: Vector, h: Vector) -> tuple[Vector, ...]:
+    r, z = sigmoid(p_r + w_r * h), sigmoid(p_z + w_z * h)
+    n = tanh(p_n + w_n * (r * h))
+    return (n + z * (h - n),)
 
 
-@_kernel
-def _sigmoid64(x):
-    return 1.0 / (1.0 + math.exp(-x))
+@equations(inputs=12, outputs=7)
+def _gru_back(
+    p_r: Vector, p_z: Vector, p_n: Vector, w_r: Vector, w_z: Vector, w_n: Vector,
+    d_w_r: Vector, d_w_z: Vector, d_w_n: Vector, h: Vector, d: Vector, back: Vector,
+) -> tuple[Vector, ...]:  # fmt: skip
+    r, z = sigmoid(p_r + w_r * h), sigmoid(p_z + w_z * h)
+    kept = r * h
+    n = tanh(p_n + w_n * kept)
+    d_h = d + back
+    d_n = d_h * (1.0 - z) * (1.0 - n * n)
+    d_z = d_h * (h - n) * z * (1.0 - z)
+    d_kept = d_n * w_n
+    d_r = d_kept * h * r * (1.0 - r)
+    back = d_h * z + d_kept * r + d_r * w_r + d_z * w_z
+    return d_w_r + d_r * h, d_w_z + d_z * h, d_w_n + d_n * kept, back, d_r, d_z, d_n
 
 
-@_kernel
-def _tanh64(x):
-    return math.tanh(x)
+@equations(inputs=10, outputs=2)
+def _lstm(
+    p_i: Vector, p_f: Vector, p_g: Vector, p_o: Vector,
+    w_i: Vector, w_f: Vector, w_g: Vector, w_o: Vector, h: Vector, c: Vector,
+) -> tuple[Vector, ...]:  # fmt: skip
+    c = sigmoid(p_f + w_f * h) * c + sigmoid(p_i + w_i * h) * tanh(p_g + w_g * h)
+    return sigmoid(p_o + w_o * h) * tanh(c), c
 
 
-def sigmoid(x: Any) -> Any:
-    """Vectorisable for float32, the library's for float64."""
+@equations(inputs=18, outputs=10)
+def _lstm_back(
+    p_i: Vector, p_f: Vector, p_g: Vector, p_o: Vector, w_i: Vector, w_f: Vector, w_g: Vector, w_o: Vector,
+    d_w_i: Vector, d_w_f: Vector, d_w_g: Vector, d_w_o: Vector,
+    h: Vector, c: Vector, now: Vector, d: Vector, back: Vector, cell_back: Vector,
+) -> tuple[Vector, ...]:  # fmt: skip
+    i, f, g, o = sigmoid(p_i + w_i * h), sigmoid(p_f + w_f * h), tanh(p_g + w_g * h), sigmoid(p_o + w_o * h)
+    squashed = tanh(now)
+    d_h = d + back
+    d_c = cell_back + d_h * o * (1.0 - squashed * squashed)
+    d_i, d_f = d_c * g * i * (1.0 - i), d_c * c * f * (1.0 - f)
+    d_g, d_o = d_c * i * (1.0 - g * g), d_h * squashed * o * (1.0 - o)
+    sums = d_w_i + d_i * h, d_w_f + d_f * h, d_w_g + d_g * h, d_w_o + d_o * h
+    return *sums, d_i * w_i + d_f * w_f + d_g * w_g + d_o * w_o, d_c * f, d_i, d_f, d_g, d_o
 
 
-def tanh(x: Any) -> Any:
-    """Likewise."""
+@equations(inputs=3, outputs=1)
+def _linear(keep: Vector, add: Vector, h: Vector) -> tuple[Vector, ...]:
+    return (keep * h + add,)
 
 
-def wide(x: Any) -> Any:
-    """A projection's element as a number; bfloat16, which NumPy lacks, comes as its bits."""
+@equations(inputs=4, outputs=3)
+def _linear_back(keep: Vector, h: Vector, d: Vector, back: Vector) -> tuple[Vector, ...]:
+    d_h = d + back
+    return d_h * h, d_h, d_h * keep
 
 
-def narrow(x: Any, like: Any) -> Any:
-    """`x` as an element of `like`'s type."""
-
-
-@no_type_check
-@overload(sigmoid)
-def _(x):
-    function = _sigmoid32 if x == types.float32 else _sigmoid64
-    return lambda x: function(x)
-
-
-@no_type_check
-@overload(tanh)
-def _(x):
-    function = _tanh32 if x == types.float32 else _tanh64
-    return lambda x: function(x)
-
-
-@no_type_check
-@overload(wide)
-def _(x):
-    if x == types.uint16:
-        return lambda x: np.uint32(np.uint32(x) << 16).view(np.float32)
-    return lambda x: x
-
-
-@no_type_check
-@overload(narrow)
-def _(x, like):
-    if like == types.uint16:
-        return lambda x, like: _bfloat16(x)
-    return lambda x, like: x
-
-
-@_kernel
-def _bfloat16(x):
-    """Round to even."""
-    bits = np.float32(x).view(np.uint32)
-    rounded = np.uint16((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)
-    return np.uint16(0x7FC0) if x != x else rounded
-
-
-@_kernel
-def rnn_forward(p, p_frame, p_item, weight, first_hidden, outputs, first, last):
-    frames, _, size = outputs.shape
+@kernel
+def rnn_forward(p, p_frame, p_item, weight, hidden, outputs, frames, batch, size, first, last):
     for item in range(first, last):
-        before = first_hidden[item]
+        before, h = hidden, item * size
         for t in range(frames):
-            at = t * p_frame + item * p_item
-            frame, now = p[at : at + size], outputs[t, item]
-            for j in range(size):
-                now[j] = tanh(wide(frame[j]) + weight[j] * before[j])
-            before = now
+            now = (t * batch + item) * size
+            _rnn(size, p, t * p_frame + item * p_item, weight, 0, before, h, outputs, now)
+            before, h = outputs, now
 
 
-@_kernel
+@kernel
 def rnn_backward(
-    p, p_frame, p_item, weight, first_hidden, outputs,
-    g, g_frame, g_item, d_p, d_p_frame, d_p_item, d_weight, d_hidden, first, last,
+    p, p_frame, p_item, weight, hidden, outputs, d, d_frame, d_item, d_p, d_p_frame, d_p_item, d_weight, d_hidden,
+    frames, batch, size, first, last,
 ):  # fmt: skip
-    frames, _, size = outputs.shape
-    one = weight.dtype.type(1)
-    delta = np.empty_like(weight)
+    own, w, d_w = _own(weight, 1, 1, size)
     for item in range(first, last):
-        carry, d_w = d_hidden[item], d_weight[item]
-        carry[:] = 0
-        d_w[:] = 0
+        own[:w], own[d_w:] = 0, 0
         for t in range(frames - 1, -1, -1):
-            g_at, d_p_at = t * g_frame + item * g_item, t * d_p_frame + item * d_p_item
-            above, d_frame = g[g_at : g_at + size], d_p[d_p_at : d_p_at + size]
-            now, before = outputs[t, item], outputs[t - 1, item] if t else first_hidden[item]
-            for j in range(size):
-                delta[j] = (above[j] + carry[j]) * (one - now[j] * now[j])
-            for j in range(size):
-                carry[j] = delta[j] * weight[j]
-                d_w[j] += delta[j] * before[j]
-            for j in range(size):
-                d_frame[j] = narrow(delta[j], d_frame[j])
+            now = (t * batch + item) * size
+            before, h = (outputs, now - batch * size) if t else (hidden, item * size)
+            _rnn_back(
+                size, d, t * d_frame + item * d_item, own, 0, own, w, own, d_w, before, h, outputs, now,
+                d_p, t * d_p_frame + item * d_p_item, own, 0, own, d_w,
+            )  # fmt: skip
+        _copy(own, d_w, w, d_weight, item * size, size, 1, size)
+        d_hidden[item * size : (item + 1) * size] = own[:size]
 
 
-@_kernel
-def gru_forward(p, p_frame, p_item, weight, first_hidden, outputs, first, last):
-    frames, _, size = outputs.shape
-    weight_r, weight_z, weight_n = weight[:size], weight[size : 2 * size], weight[2 * size :]
+@kernel
+def gru_forward(p, p_frame, p_item, weight, hidden, outputs, frames, batch, size, first, last):
+    z, n = size, 2 * size
     for item in range(first, last):
-        before = first_hidden[item]
+        before, h = hidden, item * size
         for t in range(frames):
-            at = t * p_frame + item * p_item
-            p_r, p_z, p_n = p[at : at + size], p[at + size : at + 2 * size], p[at + 2 * size : at + 3 * size]
-            now = outputs[t, item]
-            for j in range(size):
-                h = before[j]
-                r = sigmoid(wide(p_r[j]) + weight_r[j] * h)
-                z = sigmoid(wide(p_z[j]) + weight_z[j] * h)
-                n = tanh(wide(p_n[j]) + weight_n[j] * (r * h))
-                now[j] = n + z * (h - n)
-            before = now
+            at, now = t * p_frame + item * p_item, (t * batch + item) * size
+            _gru(
+                size, p, at, p, at + z, p, at + n, weight, 0, weight, z, weight, n, before, h, outputs, now
+            )  # fmt: skip
+            before, h = outputs, now
 
 
-@_kernel
+@kernel
 def gru_backward(
-    p, p_frame, p_item, weight, first_hidden, outputs,
-    g, g_frame, g_item, d_p, d_p_frame, d_p_item, d_weight, d_hidden, first, last,
+    p, p_frame, p_item, weight, hidden, outputs, d, d_frame, d_item, d_p, d_p_frame, d_p_item, d_weight, d_hidden,
+    frames, batch, size, first, last,
 ):  # fmt: skip
-    frames, _, size = outputs.shape
-    one = weight.dtype.type(1)
-    scratch = _scratch(weight, size, 3, 1)
-    # Of r, z, n: weights, their gradients, what goes to the pre-activations; and what goes to h
-    w_r, w_z, w_n, dw_r, dw_z, dw_n, d_r, d_z, d_n, carry = (
-        0, TILE, 2 * TILE, 3 * TILE, 4 * TILE, 5 * TILE, 6 * TILE, 7 * TILE, 8 * TILE, 9 * TILE
-    )  # fmt: skip
+    z, n = size, 2 * size
+    own, w, d_w = _own(weight, 3, 1, size)  # w is the distance of rows as well
     for item in range(first, last):
-        scratch[:, dw_r:] = 0
+        own[:w], own[d_w:] = 0, 0
         for t in range(frames - 1, -1, -1):
-            hidden = outputs[t - 1, item] if t else first_hidden[item]
-            for tile in range(len(scratch)):
-                start = tile * TILE
-                s, length = scratch[tile], min(TILE, size - start)
-                at, g_at = t * p_frame + item * p_item + start, t * g_frame + item * g_item + start
-                p_r, p_z = p[at : at + length], p[at + size : at + size + length]
-                p_n = p[at + 2 * size : at + 2 * size + length]
-                before, above = hidden[start : start + length], g[g_at : g_at + length]
-                for j in range(length):
-                    h = before[j]
-                    r = sigmoid(wide(p_r[j]) + s[w_r + j] * h)
-                    z = sigmoid(wide(p_z[j]) + s[w_z + j] * h)
-                    kept = r * h
-                    n = tanh(wide(p_n[j]) + s[w_n + j] * kept)
-                    to_h = above[j] + s[carry + j]
-                    to_n = to_h * (one - z) * (one - n * n)
-                    to_z = to_h * (h - n) * z * (one - z)
-                    to_kept = to_n * s[w_n + j]
-                    to_r = to_kept * h * r * (one - r)
-                    s[carry + j] = to_h * z + to_kept * r + to_r * s[w_r + j] + to_z * s[w_z + j]
-                    s[dw_r + j] += to_r * h
-                    s[dw_z + j] += to_z * h
-                    s[dw_n + j] += to_n * kept
-                    s[d_r + j] = to_r
-                    s[d_z + j] = to_z
-                    s[d_n + j] = to_n
-                _store(s[d_r:carry], d_p, t * d_p_frame + item * d_p_item + start, size, length)
-        for tile in range(len(scratch)):
-            start, s = tile * TILE, scratch[tile]
-            length = min(TILE, size - start)
-            _store(s[dw_r:d_r], d_weight[item], start, size, length)
-            _store(s[carry:], d_hidden[item], start, size, length)
+            before, h = (outputs, ((t - 1) * batch + item) * size) if t else (hidden, item * size)
+            at, d_at = t * p_frame + item * p_item, t * d_p_frame + item * d_p_item
+            _gru_back(
+                size, p, at, p, at + z, p, at + n, own, w, own, 2 * w, own, 3 * w,
+                own, 4 * w, own, 5 * w, own, 6 * w, before, h, d, t * d_frame + item * d_item, own, 0,
+                own, 4 * w, own, 5 * w, own, 6 * w, own, 0, d_p, d_at, d_p, d_at + z, d_p, d_at + n,
+            )  # fmt: skip
+        _copy(own, d_w, w, d_weight, 3 * item * size, size, 3, size)
+        d_hidden[item * size : (item + 1) * size] = own[:size]
 
 
-@_kernel
-def lstm_forward(p, p_frame, p_item, weight, first_hidden, first_cell, outputs, cells, first, last):
-    frames, _, size = outputs.shape
-    w_i, w_f, w_g, w_o = weight[:size], weight[size : 2 * size], weight[2 * size : 3 * size], weight[3 * size :]
-    h, c = np.empty_like(w_i), np.empty_like(w_i)
+@kernel
+def lstm_forward(p, p_frame, p_item, weight, hidden, cell, outputs, cells, frames, batch, size, first, last):
+    f, g, o = size, 2 * size, 3 * size
     for item in range(first, last):
-        h[:], c[:] = first_hidden[item], first_cell[item]
+        before, cell_before, h = hidden, cell, item * size
         for t in range(frames):
-            at = t * p_frame + item * p_item
-            p_i, p_f = p[at : at + size], p[at + size : at + 2 * size]
-            p_g, p_o = p[at + 2 * size : at + 3 * size], p[at + 3 * size : at + 4 * size]
-            for j in range(size):
-                keep = sigmoid(wide(p_f[j]) + w_f[j] * h[j])
-                take = sigmoid(wide(p_i[j]) + w_i[j] * h[j])
-                c[j] = keep * c[j] + take * tanh(wide(p_g[j]) + w_g[j] * h[j])
-            for j in range(size):
-                h[j] = sigmoid(wide(p_o[j]) + w_o[j] * h[j]) * tanh(c[j])
-            outputs[t, item], cells[t, item] = h, c
+            at, now = t * p_frame + item * p_item, (t * batch + item) * size
+            _lstm(
+                size, p, at, p, at + f, p, at + g, p, at + o, weight, 0, weight, f, weight, g, weight, o,
+                before, h, cell_before, h, outputs, now, cells, now,
+            )  # fmt: skip
+            before, cell_before, h = outputs, cells, now
 
 
-@_kernel
+@kernel
 def lstm_backward(
-    p, p_frame, p_item, weight, first_hidden, first_cell, outputs, cells,
-    g, g_frame, g_item, g_cell, d_p, d_p_frame, d_p_item, d_weight, d_hidden, d_cell, first, last,
+    p, p_frame, p_item, weight, hidden, cell, outputs, cells, d, d_frame, d_item, d_p, d_p_frame, d_p_item,
+    d_weight, d_hidden, d_cell, frames, batch, size, first, last,
 ):  # fmt: skip
-    frames, _, size = outputs.shape
-    one = weight.dtype.type(1)
-    scratch = _scratch(weight, size, 4, 2)
-    # Of i, f, g, o: weights, their gradients, what goes to the pre-activations; and what goes to h and to c
-    w_i, w_f, w_g, w_o, dw_i, dw_f, dw_g, dw_o = (
-        0, TILE, 2 * TILE, 3 * TILE, 4 * TILE, 5 * TILE, 6 * TILE, 7 * TILE
-    )  # fmt: skip
-    d_i, d_f, d_g, d_o, carry, cell_carry = 8 * TILE, 9 * TILE, 10 * TILE, 11 * TILE, 12 * TILE, 13 * TILE
+    f, g, o = size, 2 * size, 3 * size
+    own, w, d_w = _own(weight, 4, 2, size)
+    row = w // 2
+    w_f, w_g, w_o, d_f, d_g, d_o = w + row, w + 2 * row, w + 3 * row, d_w + row, d_w + 2 * row, d_w + 3 * row
     for item in range(first, last):
-        scratch[:, dw_i:] = 0
-        for tile in range(len(scratch)):
-            start = tile * TILE
-            for j in range(min(TILE, size - start)):
-                scratch[tile, cell_carry + j] = g_cell[item, start + j]
+        way = item * size
+        own[:w], own[d_w:] = 0, 0
+        own[row : row + size] = d_cell[way : way + size]
         for t in range(frames - 1, -1, -1):
-            hidden, cell = (outputs[t - 1, item], cells[t - 1, item]) if t else (first_hidden[item], first_cell[item])
-            for tile in range(len(scratch)):
-                start = tile * TILE
-                s, length = scratch[tile], min(TILE, size - start)
-                at, g_at = t * p_frame + item * p_item + start, t * g_frame + item * g_item + start
-                p_i, p_f = p[at : at + length], p[at + size : at + size + length]
-                p_g, p_o = p[at + 2 * size : at + 2 * size + length], p[at + 3 * size : at + 3 * size + length]
-                before, above = hidden[start : start + length], g[g_at : g_at + length]
-                cell_before, cell_now = cell[start : start + length], cells[t, item, start : start + length]
-                for j in range(length):
-                    h = before[j]
-                    take = sigmoid(wide(p_i[j]) + s[w_i + j] * h)
-                    keep = sigmoid(wide(p_f[j]) + s[w_f + j] * h)
-                    candidate = tanh(wide(p_g[j]) + s[w_g + j] * h)
-                    give = sigmoid(wide(p_o[j]) + s[w_o + j] * h)
-                    squashed = tanh(cell_now[j])
-                    to_h = above[j] + s[carry + j]
-                    to_c = s[cell_carry + j] + to_h * give * (one - squashed * squashed)
-                    to_i = to_c * candidate * take * (one - take)
-                    to_f = to_c * cell_before[j] * keep * (one - keep)
-                    to_g = to_c * take * (one - candidate * candidate)
-                    to_o = to_h * squashed * give * (one - give)
-                    s[carry + j] = to_i * s[w_i + j] + to_f * s[w_f + j] + to_g * s[w_g + j] + to_o * s[w_o + j]
-                    s[cell_carry + j] = to_c * keep
-                    s[dw_i + j] += to_i * h
-                    s[dw_f + j] += to_f * h
-                    s[dw_g + j] += to_g * h
-                    s[dw_o + j] += to_o * h
-                    s[d_i + j] = to_i
-                    s[d_f + j] = to_f
-                    s[d_g + j] = to_g
-                    s[d_o + j] = to_o
-                _store(s[d_i:carry], d_p, t * d_p_frame + item * d_p_item + start, size, length)
-        for tile in range(len(scratch)):
-            start, s = tile * TILE, scratch[tile]
-            length = min(TILE, size - start)
-            _store(s[dw_i:d_i], d_weight[item], start, size, length)
-            _store(s[carry:cell_carry], d_hidden[item], start, size, length)
-            _store(s[cell_carry:], d_cell[item], start, size, length)
+            now = (t * batch + item) * size
+            before, cell_before, h = (outputs, cells, now - batch * size) if t else (hidden, cell, way)
+            at, d_at = t * p_frame + item * p_item, t * d_p_frame + item * d_p_item
+            _lstm_back(
+                size, p, at, p, at + f, p, at + g, p, at + o, own, w, own, w_f, own, w_g, own, w_o,
+                own, d_w, own, d_f, own, d_g, own, d_o,
+                before, h, cell_before, h, cells, now, d, t * d_frame + item * d_item, own, 0, own, row,
+                own, d_w, own, d_f, own, d_g, own, d_o, own, 0, own, row,
+                d_p, d_at, d_p, d_at + f, d_p, d_at + g, d_p, d_at + o,
+            )  # fmt: skip
+        _copy(own, d_w, row, d_weight, 4 * way, size, 4, size)
+        d_hidden[way : way + size], d_cell[way : way + size] = own[:size], own[row : row + size]
 
 
-@_kernel
-def _scratch(weight, size, gates, states):
-    """A row for each tile of units: the gates' weights, room for 2 more values a gate and one a state."""
-    tiles = -(-size // TILE)
-    scratch = np.empty((tiles, (3 * gates + states) * TILE), weight.dtype)
-    for tile in range(tiles):
-        start = tile * TILE
-        for gate in range(gates):
-            for j in range(min(TILE, size - start)):
-                scratch[tile, gate * TILE + j] = weight[gate * size + start + j]
-    return scratch
+@kernel
+def _own(weight, gates, states, size):
+    """Rows for what comes back to each state, for each gate's weights, and for its sums; where the last two begin."""
+    memory, distance = scratch(2 * gates + states, size, weight)
+    _copy(weight, 0, size, memory, states * distance, distance, gates, size)
+    return memory, states * distance, (states + gates) * distance
 
 
-@_kernel
-def _store(tile, values, at, stride, length):
-    """Write each of a tile's rows to a place of its own, `stride` apart."""
-    for gate in range(len(tile) // TILE):
-        start = at + gate * stride
-        row = values[start : start + length]
-        for j in range(length):
-            row[j] = narrow(tile[gate * TILE + j], row[j])
+@kernel
+def _copy(source, source_at, source_row, target, target_at, target_row, rows, size):
+    for row in range(rows):
+        start, end = source_at + row * source_row, target_at + row * target_row
+        target[end : end + size] = source[start : start + size]
 
 
-@_kernel
-def linear_forward(keep, keep_frame, keep_item, add, add_frame, add_item, first_hidden, states, first, last):
-    frames, _, size = states.shape
-    for item in range(first, last):
-        before = first_hidden[item]
-        for t in range(frames):
-            keep_at, add_at = t * keep_frame + item * keep_item, t * add_frame + item * add_item
-            a, b, now = keep[keep_at : keep_at + size], add[add_at : add_at + size], states[t, item]
-            for j in range(size):
-                now[j] = a[j] * before[j] + b[j]
-            before = now
-
-
-@_kernel
-def linear_backward(
-    keep, keep_frame, keep_item, first_hidden, states, g, g_frame, g_item, d_keep, d_add, d_hidden, first, last
+@kernel
+def linear_forward(
+    keep, keep_frame, keep_item, add, add_frame, add_item, hidden, states, frames, batch, size, first, last
 ):
-    frames, _, size = states.shape
     for item in range(first, last):
-        carry = d_hidden[item]
-        carry[:] = 0
+        before, h = hidden, item * size
+        for t in range(frames):
+            now = (t * batch + item) * size
+            keep_at, add_at = t * keep_frame + item * keep_item, t * add_frame + item * add_item
+            _linear(size, keep, keep_at, add, add_at, before, h, states, now)
+            before, h = states, now
+
+
+@kernel
+def linear_backward(
+    keep, keep_frame, keep_item, d, d_frame, d_item, hidden, states, d_keep, d_add, back,
+    frames, batch, size, first, last,
+):  # fmt: skip
+    for item in range(first, last):
+        way = item * size
         for t in range(frames - 1, -1, -1):
-            keep_at, g_at = t * keep_frame + item * keep_item, t * g_frame + item * g_item
-            a, above = keep[keep_at : keep_at + size], g[g_at : g_at + size]
-            before = states[t - 1, item] if t else first_hidden[item]
-            d_a, d_b = d_keep[t, item], d_add[t, item]
-            for j in range(size):
-                d_b[j] = above[j] + carry[j]
-            for j in range(size):
-                d_a[j] = d_b[j] * before[j]
-                carry[j] = d_b[j] * a[j]
+            now = (t * batch + item) * size
+            before, h = (states, now - batch * size) if t else (hidden, way)
+            _linear_back(
+                size, keep, t * keep_frame + item * keep_item, before, h, d, t * d_frame + item * d_item, back, way,
+                d_keep, now, d_add, now, back, way,
+            )  # fmt: skip
 
 
 FORWARD = {"rnn": rnn_forward, "gru": gru_forward, "lstm": lstm_forward}
@@ -397,11 +248,9 @@ def forward(cell: str, weight: Tensor, initial: tuple[Tensor, ...], projected: S
     frames, batch, _ = projected[0].shape
     chains, _, size = initial[0].shape
     states = tuple(weight.new_empty(chains, frames, batch, size) for _ in initial)
-    calls = [
-        (*_rows(chain), *_arrays(weight[k], *(state[k] for state in initial), *(state[k] for state in states)))
-        for k, chain in enumerate(projected)
-    ]
-    _run(FORWARD[cell], calls, batch, frames * size)
+    flat = by_chain(weight, *initial, *states)
+    calls = [(*rows_of(p), *tensors, frames, batch, size) for p, tensors in zip(projected, flat, strict=True)]
+    run(FORWARD[cell], calls, batch, frames * size)
     return states
 
 
@@ -425,86 +274,44 @@ def backward(
         d_outputs: of the first state, the hidden one.
         d_last: of the other states after the last frame, (K, B, H).
     """
-    frames, batch, _ = projected[0].shape
-    d_projected = [torch.empty_like(chain) for chain in projected]
-    d_weight = weight.new_empty(weight.shape[0], batch, weight.shape[1])
-    d_initial = tuple(torch.empty_like(state, memory_format=torch.contiguous_format) for state in initial)
+    chains, frames, batch, size = d_outputs.shape
+    d_projected = [torch.empty_like(chain if chain.stride(-1) == 1 else chain.contiguous()) for chain in projected]
+    d_weight = weight.new_empty(chains, batch, weight.shape[1])
+    d_initial = tuple(values.contiguous().clone() for values in (torch.zeros_like(initial[0]), *d_last))
     calls = [
-        (
-            *_rows(chain),
-            *_arrays(weight[k], *(state[k] for state in initial), *(state[k] for state in states)),
-            *_rows(d_outputs[k]),
-            *_arrays(*(state[k] for state in d_last)),
-            *_rows(d_projected[k]),
-            *_arrays(d_weight[k], *(state[k] for state in d_initial)),
+        (*rows_of(p), *inputs, *rows_of(d), *rows_of(d_p), *gradients, frames, batch, size)
+        for p, inputs, d, d_p, gradients in zip(
+            projected,
+            by_chain(weight, *initial, *states),
+            d_outputs,
+            d_projected,
+            by_chain(d_weight, *d_initial),
+            strict=True,
         )
-        for k, chain in enumerate(projected)
     ]
-    _run(BACKWARD[cell], calls, batch, frames * weight.shape[1])
+    run(BACKWARD[cell], calls, batch, frames * weight.shape[1])
     return d_weight.sum(1), d_initial, d_projected
 
 
 def linear(keep: Tensor, add: Tensor, initial: Tensor) -> Tensor:
     """h[t] = keep[t] * h[t - 1] + add[t], (K, S, B, H)."""
-    chains, frames, batch, size = keep.shape
+    _, frames, batch, size = keep.shape
     states = keep.new_empty(keep.shape)
-    calls = [(*_rows(keep[k]), *_rows(add[k]), *_arrays(initial[k], states[k])) for k in range(chains)]
-    _run(linear_forward, calls, batch, frames * size)
+    calls = [
+        (*rows_of(a), *rows_of(b), *flat, frames, batch, size)
+        for a, b, flat in zip(keep, add, by_chain(initial, states), strict=True)
+    ]
+    run(linear_forward, calls, batch, frames * size)
     return states
 
 
 def linear_gradients(keep: Tensor, initial: Tensor, states: Tensor, d_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of keep, add and initial."""
-    chains, frames, batch, size = keep.shape
-    d_keep, d_add, d_initial = keep.new_empty(keep.shape), keep.new_empty(keep.shape), initial.new_empty(initial.shape)
+    _, frames, batch, size = keep.shape
+    d_keep, d_add, d_initial = keep.new_empty(keep.shape), keep.new_empty(keep.shape), initial.new_zeros(initial.shape)
     calls = [
-        (
-            *_rows(keep[k]),
-            *_arrays(initial[k], states[k]),
-            *_rows(d_states[k]),
-            *_arrays(d_keep[k], d_add[k], d_initial[k]),
-        )
-        for k in range(chains)
+        (*rows_of(a), *rows_of(d), *flat, frames, batch, size)
+        for a, d, flat in zip(keep, d_states, by_chain(initial, states, d_keep, d_add, d_initial), strict=True)
     ]
-    _run(linear_backward, calls, batch, frames * size)
+    run(linear_backward, calls, batch, frames * size)
     return d_keep, d_add, d_initial
-
-
-def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
-
-
-def _rows(tensor: Tensor) -> tuple[np.ndarray, int, int]:
-    """(S, B, O) as its memory from its first element on, and the distances of frames and of items."""
-    tensor = tensor.detach()
-    if tensor.stride(-1) != 1:
-        tensor = tensor.contiguous()
-    if tensor.dtype == torch.bfloat16:
-        tensor = tensor.view(torch.uint16)
-    by_frame, by_item, _ = tensor.stride()
-    frames, items, size = tensor.shape
-    extent = (frames - 1) * by_frame + (items - 1) * by_item + size
-    return tensor.as_strided((extent,), (1,)).numpy(), by_frame, by_item
-
-
-def _run(kernel: Callable[..., Any], calls: list[tuple[Any, ...]], batch: int, work: int) -> None:
-    """Call a kernel for each chain and all its items, on as many threads as torch uses where that pays.
-
-    Args:
-        kernel: takes a range of items last.
-        calls: its other arguments, for each chain.
-        batch: items.
-        work: values that an item writes.
-    """
-    threads = min(torch.get_num_threads(), len(calls) * batch, len(calls) * batch * work // WORTH_A_THREAD)
-    if threads <= 1:
-        for call in calls:
-            kernel(*call, 0, batch)
-        return
-    ranges = [
-        (call, batch * part // threads, batch * (part + 1) // threads) for call in calls for part in range(threads)
-    ]
-    # Made anew each time, for some 50 us a thread: threads that wait between calls do not survive a fork.
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(kernel, *call, first, last) for call, first, last in ranges if first < last]:
-            done.result()

@@ -1,4 +1,4 @@
-"""What every cell is to a recurrent layer, and how a past hidden state enters its gates by a full matrix."""
+"""What every cell is to a recurrent layer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+CLIP = 20.0  # of the clipped ReLU, Deep Speech 2, section 3.1
 
 
 class Cell(nn.Module, ABC):
@@ -21,10 +23,12 @@ class Cell(nn.Module, ABC):
     Attributes:
         num_gates: G; a frame's input is projected to G * H features.
         num_states: what a chain carries is num_states * H numbers, the hidden state first.
+        packed: the recurrent matrix as the CPU's loops read it, once it does not change any more.
     """
 
     num_gates: int
     num_states: int = 1
+    packed: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, *, hidden_size: int, num_chains: int) -> None:
         super().__init__()
@@ -71,6 +75,9 @@ class Cell(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "K S B H"], Float[Tensor, "K B N"]]:
         """Run the time loop over projected inputs."""
 
+    def fold(self) -> None:
+        """Prepare for weights that do not change any more (`asr.nn.folding`)."""
+
     def on_cudnn(self) -> bool:
         """Whether these equations run on cuDNN, where the weights are now."""
         return False
@@ -99,26 +106,12 @@ def cudnn_layer(
     return function(chain, initial, flat, True, 1, 0.0, torch.is_grad_enabled(), False, False)
 
 
-class FullLink:
-    """U h, every unit to every gate. `weight` is (K, O, H)."""
-
-    def __init__(self, weight: Tensor) -> None:
-        self.weight = weight
-        self.transposed = weight.mT  # a view: to copy it costs more than many frames of a stream
-
-    def add_product(self, gates: Tensor, hidden: Tensor) -> None:
-        """Gates (K, B, O) += U h, h (K, B, H)."""
-        gates.baddbmm_(hidden, self.transposed)
-
-    def add_carry(self, d_hidden: Tensor, d_gates: Tensor) -> None:
-        """What flows back through U h: d_hidden (K, B, H) += U^T d_gates (K, B, O)."""
-        d_hidden.baddbmm_(d_gates, self.weight)
-
-    @staticmethod
-    def gradient(d_gates: Tensor, previous: Tensor, dtype: torch.dtype) -> Tensor:
-        """(K, S, B, O), (K, S, B, H) -> (K, O, H): one product over all frames, in `dtype`."""
-        d_gates, previous = d_gates.flatten(1, 2), previous.flatten(1, 2)
-        return (d_gates.to(dtype).mT @ previous.to(dtype)).to(previous.dtype)
+def matrix_gradient(
+    d_product: Float[Tensor, "K S B O"], previous: Float[Tensor, "K S B H"], dtype: torch.dtype
+) -> Float[Tensor, "K O H"]:
+    """Of U, from that of U h: one product over all frames, in `dtype`."""
+    d_product, previous = d_product.flatten(1, 2), previous.flatten(1, 2)
+    return (d_product.to(dtype).mT @ previous.to(dtype)).to(previous.dtype)
 
 
 def recurrent_weight(*, num_chains: int, num_gates: int, hidden_size: int, diagonal: bool) -> nn.Parameter:
@@ -143,11 +136,3 @@ def product_type(like: Tensor) -> torch.dtype:
 def shifted(initial: Tensor, states: Tensor) -> Tensor:
     """States before each frame: (K, B, H), (K, S, B, H) -> (K, S, B, H)."""
     return torch.cat((initial[:, None], states[:, :-1]), dim=1)
-
-
-def stacked(projected: Sequence[Tensor], like: Tensor) -> Tensor:
-    """Projections of K chains (S, B, O) as one new (K, S, B, O) of `like`'s type, to be overwritten with gates."""
-    gates = like.new_empty(len(projected), *projected[0].shape)
-    for chain, values in zip(gates, projected, strict=True):
-        chain.copy_(values)
-    return gates

@@ -1,9 +1,5 @@
 """Recurrences with full matrices on a GPU: autograd around the kernels of `_triton_full`.
 
-    tanh, relu, clipped_relu    h' = f(p + U h)
-    gru_after, gru_before       `asr.nn.cells.gru` has the equations
-    lstm                        `asr.nn.cells.lstm`
-
 Under autocast the products, and what is given for the next layer, are of its type; what a unit carries from frame to
 frame, gates and all sums stay float32.
 """
@@ -13,18 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from asr.nn import gpu_kernels
-from asr.nn.cells.base import FullLink, product_type, shifted
+from asr.nn.cells.base import CLIP, matrix_gradient, product_type, shifted
+from asr.nn.vanishing import with_omega
 
 AMPERE = (8, 0)
-
-Kind = Literal["tanh", "relu", "clipped_relu", "gru_after", "gru_before", "lstm"]
 
 
 def fits(like: Tensor) -> bool:
@@ -37,28 +32,20 @@ def fits(like: Tensor) -> bool:
 
 
 def recur(
-    kind: Kind,
+    kind: str,
     recurrent: Tensor,
     initial: tuple[Tensor, ...],
     projected: Sequence[Tensor],
     *,
     bias: Tensor | None = None,
-    clip: float = math.inf,
+    omega: float = 0.0,
 ) -> tuple[Tensor, ...]:
-    """Run K chains.
-
-    Args:
-        kind: of cell.
-        recurrent: (K, G * H, H).
-        initial: the states before the first frame, each (K, B, H), the hidden one first.
-        projected: K times (S, B, G * H), at least one frame, in any floating type.
-        bias: (K, H), a gru_after's c.
-        clip: a clipped_relu's.
+    """Run K chains; arguments as those of `asr.nn.cells.full.recur`.
 
     Returns:
         Hidden states (K, S, B, H), and a lstm's last cell state (K, B, H).
     """
-    return _Loop.apply(kind, clip, recurrent, bias, len(initial), *initial, *projected)  # pyright: ignore[reportReturnType]
+    return _Loop.apply(kind, omega, recurrent, bias, len(initial), *initial, *projected)  # pyright: ignore[reportReturnType]
 
 
 def _kernels() -> tuple[ModuleType, Callable[..., None]]:
@@ -69,11 +56,11 @@ def _kernels() -> tuple[ModuleType, Callable[..., None]]:
 
 
 class _Loop(torch.autograd.Function):
-    """(kind, clip, recurrent, bias, N, N initial states, K projections) -> a tuple as `recur` gives."""
+    """(kind, omega, recurrent, bias, N, N initial states, K projections) -> a tuple as `recur` gives."""
 
     @staticmethod
     def forward(
-        ctx, kind: Kind, clip: float, recurrent: Tensor, bias: Tensor | None, num_states: int, *tensors: Tensor
+        ctx, kind: str, omega: float, recurrent: Tensor, bias: Tensor | None, num_states: int, *tensors: Tensor
     ) -> Any:
         loops, run = _kernels()
         initial, projected = tensors[:num_states], tensors[num_states:]
@@ -99,9 +86,9 @@ class _Loop(torch.autograd.Function):
             kept = [_gates(p, 3, shape), torch.empty_like(outputs)]
             run(loops.gru_before_forward, (p, weight, hidden, first, outputs, *kept), shape, dtype=dtype)
         else:
-            run(loops.rnn_forward, (p, weight, first, outputs), shape, clip, dtype=dtype, TANH=kind == "tanh")
+            run(loops.rnn_forward, (p, weight, first, outputs), shape, _clip(kind), dtype=dtype, TANH=kind == "tanh")
         ctx.save_for_backward(recurrent, first, outputs, *kept)
-        ctx.kind, ctx.clip, ctx.shape, ctx.projected_type = kind, clip, shape, p.dtype
+        ctx.kind, ctx.omega, ctx.shape, ctx.projected_type = kind, omega, shape, p.dtype
         return (outputs, kept[1][:, -1].clone()) if kind == "lstm" else (outputs,)
 
     @staticmethod
@@ -131,19 +118,26 @@ class _Loop(torch.autograd.Function):
             run(loops.gru_before_backward, tensors, shape, dtype=dtype)
         else:
             tensors = (d_p, d_outputs, outputs, transposed)
-            run(loops.rnn_backward, tensors, shape, ctx.clip, dtype=dtype, TANH=kind == "tanh")
+            run(loops.rnn_backward, tensors, shape, _clip(kind), dtype=dtype, TANH=kind == "tanh")
             d_initial = [torch.matmul(d_p[:, 0].float(), recurrent)]
         before = shifted(first, outputs)
         if kind == "gru_before":
             into_gates, into_candidate = d_p.split((2 * shape[3], shape[3]), -1)
-            parts = (FullLink.gradient(into_gates, before, dtype), FullLink.gradient(into_candidate, kept[1], dtype))
+            parts = (matrix_gradient(into_gates, before, dtype), matrix_gradient(into_candidate, kept[1], dtype))
             d_recurrent = torch.cat(parts, 1)
         else:
-            d_recurrent = FullLink.gradient(d_inner, before, dtype)
+            d_recurrent = matrix_gradient(d_inner, before, dtype)
+        d_recurrent = d_recurrent.to(recurrent.dtype)
+        if ctx.omega:
+            d_recurrent = with_omega(d_recurrent, ctx.omega, d_outputs.float(), d_p.float(), recurrent)
         d_projected = d_p.to(ctx.projected_type).unbind(0)
-        return None, None, d_recurrent.to(recurrent.dtype), d_bias, None, *d_initial, *d_projected
+        return None, None, d_recurrent, d_bias, None, *d_initial, *d_projected
 
 
 def _gates(p: Tensor, number: int, shape: tuple[int, ...]) -> Tensor:
     """Memory for so many values of each unit, in float32."""
     return p.new_empty(*shape[:3], number * shape[3], dtype=torch.float32)
+
+
+def _clip(kind: str) -> float:
+    return CLIP if kind == "clipped_relu" else math.inf

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from asr.nn.cells import elementwise, full_on_gpu
-from asr.nn.cells.base import Cell, FullLink, cudnn_layer, product_type, recurrent_weight, shifted, stacked
+from asr.nn.cells import elementwise, full, full_on_cpu, full_on_gpu
+from asr.nn.cells.base import Cell, cudnn_layer, recurrent_weight
 
 
 class LstmCell(Cell):
@@ -47,14 +47,12 @@ class LstmCell(Cell):
         hidden, cell = initial.chunk(2, -1)
         if self.diagonal:
             outputs, states = elementwise.recur("lstm", self.recurrent, (hidden, cell), projected)
-            return outputs, torch.cat(states, -1)
-        if full_on_gpu.fits(self.recurrent):
-            outputs, last_cell = full_on_gpu.recur("lstm", self.recurrent, (hidden, cell), projected)
-            return outputs, torch.cat((outputs[:, -1].to(last_cell.dtype), last_cell), -1)
-        result = _LstmLoop.apply(self.recurrent, hidden, cell, *projected)
-        assert isinstance(result, tuple)
-        outputs, last_cell = result
-        return outputs, torch.cat((outputs[:, -1], last_cell), -1)
+        else:
+            outputs, states = full.recur("lstm", self.recurrent, (hidden, cell), projected, packed=self.packed)
+        return outputs, torch.cat(states, -1)
+
+    def fold(self) -> None:
+        self.packed = None if self.diagonal else full_on_cpu.pack("lstm", self.recurrent)
 
     def on_cudnn(self) -> bool:
         return self.recurrent.is_cuda and not self.diagonal and not full_on_gpu.fits(self.recurrent)
@@ -64,73 +62,3 @@ class LstmCell(Cell):
         weights = (weight, self.recurrent[k], bias, torch.zeros_like(bias))
         output, hidden, cell = cudnn_layer(torch._VF.lstm, chain, (hidden, cell), *weights)
         return output, torch.cat((hidden, cell), -1)
-
-
-class _LstmLoop(torch.autograd.Function):
-    """(recurrent, hidden (K, B, H), cell (K, B, H), projected_1 .. projected_K (S, B, 4H)) -> outputs, last cell."""
-
-    @staticmethod
-    def forward(ctx, recurrent: Tensor, hidden: Tensor, cell: Tensor, *projected: Tensor) -> tuple[Tensor, Tensor]:
-        gates = stacked(projected, recurrent)
-        size = hidden.shape[-1]
-        outputs, cells, squashed = (gates.new_empty(*gates.shape[:3], size) for _ in range(3))  # squashed: tanh(c)
-        link = FullLink(recurrent)
-        first_hidden, first_cell = hidden, cell
-        views = (gates, gates[..., : 2 * size], *gates.split(size, -1), outputs, cells, squashed)
-        for frame in zip(*(view.unbind(1) for view in views), strict=True):
-            gate, input_forget, take, keep, candidate, give, output, cell_now, squashed_now = frame
-            link.add_product(gate, hidden)
-            input_forget.sigmoid_()
-            candidate.tanh_()
-            give.sigmoid_()
-            torch.mul(take, candidate, out=cell_now)
-            cell = cell_now.addcmul_(keep, cell)
-            torch.tanh(cell, out=squashed_now)
-            hidden = torch.mul(give, squashed_now, out=output)
-        ctx.save_for_backward(gates, outputs, cells, squashed, recurrent, first_hidden, first_cell)
-        ctx.projected_type, ctx.product_type = projected[0].dtype, product_type(recurrent)
-        return outputs, cell.clone()
-
-    @staticmethod
-    def backward(ctx, *gradients: Tensor):
-        gates, outputs, cells, squashed, recurrent, first_hidden, first_cell = ctx.saved_tensors
-        d_outputs, d_cell = gradients[0].clone(), gradients[1].clone()
-        size = outputs.shape[-1]
-        link = FullLink(recurrent)
-        take, keep, candidate, give = gates.split(size, -1)
-
-        # d(pre-activation) = d(cell) * factor, for o d(hidden) * factor, for all frames at once.
-        factors = torch.empty_like(gates)
-        of_take, of_keep, of_candidate, of_give = factors.split(size, -1)
-        torch.mul(candidate, take * (1 - take), out=of_take)
-        torch.mul(shifted(first_cell, cells), keep * (1 - keep), out=of_keep)
-        torch.mul(take, 1 - candidate.square(), out=of_candidate)
-        torch.mul(squashed, give * (1 - give), out=of_give)
-        through_output = give * (1 - squashed.square())  # d(cell) / d(hidden)
-
-        d_gates = torch.empty_like(gates)
-        by_cell = (*gates.shape[:3], 3, size)
-        views = (
-            d_outputs,
-            through_output,
-            factors[..., : 3 * size].view(by_cell),
-            of_give,
-            d_gates,
-            d_gates[..., : 3 * size].view(by_cell),
-            d_gates[..., 3 * size :],
-            keep,
-        )
-        later = None
-        for frame in zip(*(reversed(view.unbind(1)) for view in views), strict=True):
-            d_hidden, through, factor, factor_give, d_gate, d_by_cell, d_give, keep_now = frame
-            if later is not None:
-                link.add_carry(d_hidden, later)
-            d_cell.addcmul_(d_hidden, through)
-            torch.mul(d_cell[..., None, :], factor, out=d_by_cell)
-            torch.mul(d_hidden, factor_give, out=d_give)
-            d_cell.mul_(keep_now)
-            later = d_gate
-        d_initial = torch.zeros_like(first_hidden)
-        link.add_carry(d_initial, d_gates[:, 0])
-        d_recurrent = link.gradient(d_gates, shifted(first_hidden, outputs), ctx.product_type)
-        return d_recurrent, d_initial, d_cell, *d_gates.to(ctx.projected_type).unbind(0)

@@ -5,7 +5,6 @@ p = W x + b is given. With a diagonal recurrent matrix it is w * h for U h.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -13,12 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from asr.errors import ConfigError
-from asr.nn.cells import elementwise, full_on_gpu
-from asr.nn.cells.base import Cell, FullLink, cudnn_layer, product_type, recurrent_weight, shifted, stacked
-from asr.nn.vanishing import omega_gradient
+from asr.nn.cells import elementwise, full, full_on_cpu, full_on_gpu
+from asr.nn.cells.base import Cell, cudnn_layer, recurrent_weight
 
 Activation = Literal["tanh", "relu", "clipped_relu"]
-CLIP = 20.0  # of the clipped ReLU, Deep Speech 2, section 3.1
 
 
 class RnnCell(Cell):
@@ -52,13 +49,13 @@ class RnnCell(Cell):
         if self.diagonal:
             outputs, (hidden,) = elementwise.recur("rnn", self.recurrent, (initial,), projected)
             return outputs, hidden
-        if full_on_gpu.fits(self.recurrent) and not self.vanishing_weight:
-            clip = CLIP if self.activation == "clipped_relu" else math.inf
-            (outputs,) = full_on_gpu.recur(self.activation, self.recurrent, (initial,), projected, clip=clip)
-            return outputs, outputs[:, -1]
-        outputs = _RnnLoop.apply(self.activation, self.vanishing_weight, self.recurrent, initial, *projected)
-        assert isinstance(outputs, Tensor)
-        return outputs, outputs[:, -1]
+        outputs, (hidden,) = full.recur(
+            self.activation, self.recurrent, (initial,), projected, omega=self.vanishing_weight, packed=self.packed
+        )
+        return outputs, hidden
+
+    def fold(self) -> None:
+        self.packed = None if self.diagonal else full_on_cpu.pack(self.activation, self.recurrent)
 
     def on_cudnn(self) -> bool:
         fits = not self.diagonal and self.activation != "clipped_relu" and not self.vanishing_weight
@@ -68,68 +65,6 @@ class RnnCell(Cell):
         function = torch._VF.rnn_tanh if self.activation == "tanh" else torch._VF.rnn_relu
         output, hidden = cudnn_layer(function, chain, initial, weight, self.recurrent[k], bias, torch.zeros_like(bias))
         return output, hidden
-
-
-class _RnnLoop(torch.autograd.Function):
-    """The time loop.
-
-    (activation, Omega's weight, recurrent (K, H, H), initial (K, B, H), projected_1 .. projected_K (S, B, H))
-    -> outputs (K, S, B, H).
-    """
-
-    @staticmethod
-    def forward(
-        ctx, activation: Activation, vanishing_weight: float, recurrent: Tensor, initial: Tensor, *projected: Tensor
-    ) -> Tensor:
-        outputs = stacked(projected, recurrent)
-        _run(activation, outputs, initial, FullLink(recurrent))
-        ctx.save_for_backward(outputs, recurrent, initial)
-        ctx.activation, ctx.projected_type, ctx.product_type = activation, projected[0].dtype, product_type(recurrent)
-        ctx.vanishing_weight = vanishing_weight
-        return outputs
-
-    @staticmethod
-    def backward(ctx, *gradients: Tensor):
-        outputs, recurrent, initial = ctx.saved_tensors
-        link = FullLink(recurrent)
-        d_gates = gradients[0].clone(memory_format=torch.contiguous_format)  # d(hidden), then d(pre-activation)
-        _run_back(ctx.activation, d_gates, outputs, link)
-        d_initial = torch.zeros_like(initial)
-        link.add_carry(d_initial, d_gates[:, 0])
-        d_recurrent = link.gradient(d_gates, shifted(initial, outputs), ctx.product_type)
-        if ctx.vanishing_weight:
-            carried = torch.matmul(d_gates, recurrent[:, None])
-            d_hidden = gradients[0] + nn.functional.pad(carried[:, 1:], (0, 0, 0, 0, 0, 1))
-            d_recurrent = d_recurrent + ctx.vanishing_weight * omega_gradient(carried, d_hidden, d_gates, recurrent)[1]
-        return None, None, d_recurrent, d_initial, *d_gates.to(ctx.projected_type).unbind(0)
-
-
-def _run(activation: Activation, outputs: Tensor, initial: Tensor, link: FullLink) -> None:
-    """In place: outputs (K, S, B, H) holds the projections."""
-    hidden = initial
-    for output in outputs.unbind(1):
-        link.add_product(output, hidden)
-        if activation == "tanh":
-            output.tanh_()
-        else:
-            output.clamp_(0.0, CLIP if activation == "clipped_relu" else None)
-        hidden = output
-
-
-def _run_back(activation: Activation, d_gates: Tensor, outputs: Tensor, link: FullLink) -> None:
-    """In place: d_gates (K, S, B, H) holds d(hidden)."""
-    if activation == "tanh":
-        slope = 1 - outputs.square()
-    else:
-        slope = (outputs > 0).to(outputs.dtype)
-        if activation == "clipped_relu":
-            slope.mul_(outputs < CLIP)
-    later = None
-    for d_gate, factor in zip(reversed(d_gates.unbind(1)), reversed(slope.unbind(1)), strict=True):
-        if later is not None:
-            link.add_carry(d_gate, later)
-        d_gate.mul_(factor)
-        later = d_gate
 
 
 def set_vanishing_regularizer(model: nn.Module, weight: float) -> None:

@@ -172,12 +172,12 @@ def test_large_values_saturate(value: float) -> None:
 @compiled_on_cpu
 @pytest.mark.parametrize("cell", CELLS)
 def test_number_of_threads_changes_nothing(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from asr.nn.cells import _numba
+    from asr.nn.cells import _numba_calls
 
     inputs = tensors(cell, (2, 9, 5, 30), torch.float32)
     results = []
     before = torch.get_num_threads()
-    monkeypatch.setattr(_numba, "WORTH_A_THREAD", 1)
+    monkeypatch.setattr(_numba_calls, "WORTH_A_THREAD", 1)
     for threads in (1, 3, 4):
         torch.set_num_threads(threads)
         try:
