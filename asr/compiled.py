@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -13,8 +16,8 @@ from numba.core import event
 def compiled(function: Callable[..., Any], fastmath: set[str] | bool = False) -> Callable[..., Any]:
     """Compile for the types of the first call; without the interpreter's lock, and dividing as numpy does.
 
-    Kept on disk beside the function's file or, where that cannot be written, in ~/.cache/numba. A changed function is
-    compiled anew if the change is in its own file: what it calls in another file is not looked at.
+    Kept on disk beside the function's file or, where that cannot be written, in ~/.cache/numba, until that file or one
+    of this package's `_*.py` changes: what a function calls stands in one of them.
 
     Args:
         function: to be compiled.
@@ -23,9 +26,20 @@ def compiled(function: Callable[..., Any], fastmath: set[str] | bool = False) ->
     function = inspect.unwrap(function)  # from what checks annotations in tests
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
     try:
-        return numba.njit(cache=True, **options)(function)
+        kernel = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder can be written
         return numba.njit(**options)(function)
+    cached: Any = getattr(getattr(kernel, "_cache", None), "_cache_file", None)  # numba has no public way
+    if hasattr(cached, "_source_stamp"):
+        cached._source_stamp = (cached._source_stamp, _stamp())
+    return kernel
+
+
+@cache
+def _stamp() -> str:
+    """Of the contents of the files that may hold compiled functions."""
+    files = sorted(Path(__file__).parent.rglob("_[!_]*.py"))
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 class _FirstCompilation(event.Listener):

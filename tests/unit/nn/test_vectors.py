@@ -1,0 +1,99 @@
+"""Vector instructions: what equations compute, and where they write; products against float64."""
+
+import numpy as np
+import pytest
+import torch
+
+from asr.nn.cells._vectors import PANEL, ROWS, Vector, equations, kernel, multiply, pack, scratch, sigmoid, tanh
+
+
+@equations(inputs=2, outputs=2)
+def _squashed(x: Vector, y: Vector) -> tuple[Vector, ...]:
+    return sigmoid(x), tanh(y)
+
+
+@equations(inputs=1, outputs=1)
+def _plus_one(x: Vector) -> tuple[Vector, ...]:
+    return (x + 1.0,)
+
+
+@kernel
+def squashed(size, x, x_at, y, y_at, one, one_at, other, other_at):
+    _squashed(size, x, x_at, y, y_at, one, one_at, other, other_at)
+
+
+@kernel
+def plus_one(size, x, x_at):
+    _plus_one(size, x, x_at, x, x_at)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 15, 16, 17, 31, 40])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_row_is_computed_and_nothing_beside_it(size: int, dtype: type) -> None:
+    x = np.full(60, 2.0, dtype)
+    plus_one(size, x, 5)
+    expected = np.full(60, 2.0)
+    expected[5 : 5 + size] = 3
+    assert np.array_equal(x, expected)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 3e-7), (np.float64, 4e-16)])
+def test_squashing_functions(dtype: type, bound: float) -> None:
+    """Relative error over all that float32 can tell apart from 0 and 1, and the values beyond."""
+    x = np.concatenate((-np.geomspace(1e-30, 80, 4001)[::-1], [0.0], np.geomspace(1e-30, 80, 4001))).astype(dtype)
+    one, other = np.empty_like(x), np.empty_like(x)
+    squashed(len(x), x, 0, x, 0, one, 0, other, 0)
+    exact = torch.from_numpy(x).double()
+    assert float(((torch.from_numpy(one) - exact.sigmoid()) / exact.sigmoid()).abs().max()) < bound * 10
+    difference = (torch.from_numpy(other) - exact.tanh()).abs()
+    assert float((difference / exact.tanh().abs().clamp(min=1e-300)).max()) < bound
+    special = np.array([np.nan, np.inf, -np.inf, 1e38, -1e38], dtype)
+    one, other = np.empty_like(special), np.empty_like(special)
+    squashed(5, special, 0, special, 0, one, 0, other, 0)
+    assert np.allclose(one, [np.nan, 1, 0, 1, 0], rtol=0, atol=1e-37, equal_nan=True)
+    assert np.array_equal(other, [np.nan, 1, -1, 1, -1], equal_nan=True)
+
+
+def test_bfloat16_is_widened_and_rounded_to_even() -> None:
+    values = torch.cat((torch.randn(1000), torch.tensor([1.00390625, 1.01171875, float("inf"), 0.0]))).bfloat16()
+    got = values.clone()
+    plus_one(len(values), got.view(torch.uint16).numpy(), 0)
+    assert torch.equal(got, (values.float() + 1).bfloat16())
+    broken = torch.full((3,), float("nan")).bfloat16()
+    plus_one(3, broken.view(torch.uint16).numpy(), 0)
+    assert broken.isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("depth", "columns"), [(1, 1), (5, 47), (64, 48), (200, 131)])
+def test_products(dtype: torch.dtype, depth: int, columns: int) -> None:
+    """Of 1 to 19 rows that stand apart; a row's bits do not depend on how many there are."""
+    matrix = torch.randn(depth, columns, dtype=dtype)
+    packed = pack(matrix).numpy()
+    width = PANEL // matrix.element_size()
+    assert len(packed) == depth * -(-columns // width) * width
+    a = torch.randn(19, depth + 3, dtype=dtype)
+    distance = len(packed) // depth + 2
+    results = []
+    for rows in range(1, 20):
+        c = np.full(rows * distance, 7.0, packed.dtype)
+        multiply(a.flatten().numpy(), 2, depth + 3, rows, packed, depth, c, distance)
+        c = torch.from_numpy(c).view(rows, distance)
+        assert bool((c[:, -2:] == 7).all())
+        results.append(c[:, :columns])
+    expected = a[:, 2 : 2 + depth].double() @ matrix.double()
+    assert float((results[-1] - expected).abs().max()) < torch.finfo(dtype).eps * 4 * depth**0.5 * 4
+    assert ROWS < 19
+    for result in results:
+        assert torch.equal(result, results[-1][: len(result)])
+
+
+def test_rows_of_scratch_do_not_meet() -> None:
+    for size in (1, 16, 100, 512):
+        memory, distance = scratch(7, size, np.empty(0, np.float32))
+        assert distance >= size
+        assert len(memory) == 7 * distance
+        assert memory.ctypes.data % 64 == 0
+        assert not memory.any()
+        sets = {row * distance * 4 // 64 % 8 for row in range(7)}
+        assert len(sets) == 7
