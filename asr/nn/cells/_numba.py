@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from asr.nn.cells._numba_calls import by_chain, rows_of, run
-from asr.nn.cells._vectors import Vector, equations, kernel, scratch, sigmoid, tanh
+from asr.nn._numba_calls import by_chain, rows_of, run
+from asr.nn._vectors import Vector, equations, kernel, scratch, sigmoid, tanh
 
 # What a frame computes of each unit. p: projected inputs; w: weights; h, c: states before the frame. Backward, d: what
 # comes from above; back: what comes back from the frame after, for the hidden state and then the cell; d_w: sums.

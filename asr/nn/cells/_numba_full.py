@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr.nn.cells._numba_calls import by_chain, rows_of, run
-from asr.nn.cells._vectors import Vector, equations, kernel, multiply, pack, sigmoid, tanh
+from asr.nn._numba_calls import by_chain, rows_of, run
+from asr.nn._vectors import Vector, equations, kernel, multiply, pack, sigmoid, tanh
 from asr.nn.cells.base import CLIP
 
 TANH, RELU, CLIPPED_RELU = range(3)
@@ -141,7 +141,7 @@ def rnn_forward(
     u = np.empty(rows * columns, weight.dtype)
     before, before_at = hidden, first * size
     for t in range(frames):
-        multiply(before, before_at, size, rows, weight, size, u, columns)
+        multiply(before, before_at, size, 1, rows, weight, size, 0, size, u, 0, columns, 0)
         now_at = (t * batch + first) * size
         for row in range(rows):
             p_at, u_at, out_at = t * p_frame + (first + row) * p_item, row * columns, now_at + row * size
@@ -171,7 +171,7 @@ def rnn_backward(
                 _relu_back(size, d, d_at, u, u_at, outputs, at, d_u, at)
             else:
                 _clipped_relu_back(size, d, d_at, u, u_at, outputs, at, d_u, at)
-        multiply(d_u, now_at, size, rows, weight, size, u, columns)
+        multiply(d_u, now_at, size, 1, rows, weight, size, 0, size, u, 0, columns, 0)
     for row in range(rows):
         at = (first + row) * size
         d_hidden[at : at + size] = u[row * columns : row * columns + size]
@@ -186,7 +186,7 @@ def gru_after_forward(
     u = np.empty(rows * columns, weight.dtype)
     before, before_at = hidden, first * size
     for t in range(frames):
-        multiply(before, before_at, size, rows, weight, size, u, columns)
+        multiply(before, before_at, size, 1, rows, weight, size, 0, size, u, 0, columns, 0)
         now_at = (t * batch + first) * size
         for row in range(rows):
             r, u_r = t * p_frame + (first + row) * p_item, row * columns
@@ -219,7 +219,9 @@ def gru_after_backward(
                 gates, g, gates, g + size, gates, g + 2 * size, gates, g + 3 * size, before, before_at + way,
                 d_u, d_r, d_u, d_z, d_u, d_n, d_p, d_r, d_p, d_z, d_p, d_n, through, way,
             )  # fmt: skip
-        multiply(d_u, (t * batch + first) * 3 * size, 3 * size, rows, weight, 3 * size, u, columns)
+        multiply(
+            d_u, (t * batch + first) * 3 * size, 3 * size, 1, rows, weight, 3 * size, 0, 3 * size, u, 0, columns, 0
+        )
     for row in range(rows):
         _add(size, through, row * size, u, row * columns, d_hidden, (first + row) * size)
 
@@ -234,11 +236,11 @@ def gru_before_forward(
     before, before_at = hidden, first * size
     for t in range(frames):
         now_at, gates_at = (t * batch + first) * size, t * keeps * batch * 4 * size + first * 4 * size
-        multiply(before, before_at, size, rows, weight, size, u, columns)
+        multiply(before, before_at, size, 1, rows, weight, size, 0, size, u, 0, columns, 0)
         for row in range(rows):
             r, g = t * p_frame + (first + row) * p_item, gates_at + row * 4 * size
             _reset(size, p, r, u, row * columns, before, before_at + row * size, gates, g, gates, g + 3 * size)
-        multiply(gates, gates_at + 3 * size, 4 * size, rows, extra, size, u_n, candidate_columns)
+        multiply(gates, gates_at + 3 * size, 4 * size, 1, rows, extra, size, 0, size, u_n, 0, candidate_columns, 0)
         for row in range(rows):
             r, g, u_z = t * p_frame + (first + row) * p_item, gates_at + row * 4 * size, row * columns + size
             _gru_before(
@@ -268,14 +270,14 @@ def gru_before_backward(
                 d_u, d_r + size, d_u, d_r + 2 * size, through, way,
             )  # fmt: skip
         d_at = (t * batch + first) * 3 * size
-        multiply(d_u, d_at + 2 * size, 3 * size, rows, extra, size, d_kept, columns)
+        multiply(d_u, d_at + 2 * size, 3 * size, 1, rows, extra, size, 0, size, d_kept, 0, columns, 0)
         for row in range(rows):
             g, way = 4 * (t * batch + first + row) * size, row * size
             _reset_back(
                 size, d_kept, row * columns, gates, g, before, before_at + way, through, way,
                 d_u, d_at + 3 * way, through, way,
             )  # fmt: skip
-        multiply(d_u, d_at, 3 * size, rows, weight, 2 * size, u, columns)
+        multiply(d_u, d_at, 3 * size, 1, rows, weight, 2 * size, 0, 2 * size, u, 0, columns, 0)
     for row in range(rows):
         _add(size, through, row * size, u, row * columns, d_hidden, (first + row) * size)
 
@@ -289,7 +291,7 @@ def lstm_forward(
     u = np.empty(rows * columns, weight.dtype)
     before, before_at, cell, cell_at = hidden, first * size, first_cell, first * size
     for t in range(frames):
-        multiply(before, before_at, size, rows, weight, size, u, columns)
+        multiply(before, before_at, size, 1, rows, weight, size, 0, size, u, 0, columns, 0)
         now_at, cell_now_at = (t * batch + first) * size, t * keeps * batch * size + first * size
         for row in range(rows):
             i, u_i = t * p_frame + (first + row) * p_item, row * columns
@@ -322,7 +324,9 @@ def lstm_backward(
                 cell, cell_at + row * size, cells, item * size,
                 d_u, at, d_u, at + size, d_u, at + 2 * size, d_u, at + 3 * size, d_cell, way,
             )  # fmt: skip
-        multiply(d_u, (t * batch + first) * 4 * size, 4 * size, rows, weight, 4 * size, u, columns)
+        multiply(
+            d_u, (t * batch + first) * 4 * size, 4 * size, 1, rows, weight, 4 * size, 0, 4 * size, u, 0, columns, 0
+        )
     for row in range(rows):
         at = (first + row) * size
         d_hidden[at : at + size] = u[row * columns : row * columns + size]

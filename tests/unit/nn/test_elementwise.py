@@ -172,7 +172,7 @@ def test_large_values_saturate(value: float) -> None:
 @compiled_on_cpu
 @pytest.mark.parametrize("cell", CELLS)
 def test_number_of_threads_changes_nothing(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from asr.nn.cells import _numba_calls
+    from asr.nn import _numba_calls
 
     inputs = tensors(cell, (2, 9, 5, 30), torch.float32)
     results = []

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from asr.nn.cells import FULL_CELLS, Cell, _numba_calls, full, full_on_cpu
+from asr.nn import _numba_calls
+from asr.nn.cells import FULL_CELLS, Cell, full, full_on_cpu
 from asr.nn.folding import fold_norms
 from asr.nn.recurrent_layer import RecurrentLayer
 from tests.support import recurrent as slow

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from asr.nn.cells._vectors import PANEL, ROWS, Vector, equations, kernel, multiply, pack, scratch, sigmoid, tanh
+from asr.nn._vectors import REGISTER, ROWS, Vector, equations, kernel, multiply, pack, scratch, sigmoid, tanh
 
 
 @equations(inputs=2, outputs=2)
@@ -65,19 +65,19 @@ def test_bfloat16_is_widened_and_rounded_to_even() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("depth", "columns"), [(1, 1), (5, 47), (64, 48), (200, 131)])
+@pytest.mark.parametrize(("depth", "columns"), [(1, 1), (5, 47), (64, 20), (40, 48), (200, 131)])
 def test_products(dtype: torch.dtype, depth: int, columns: int) -> None:
     """Of 1 to 19 rows that stand apart; a row's bits do not depend on how many there are."""
     matrix = torch.randn(depth, columns, dtype=dtype)
     packed = pack(matrix).numpy()
-    width = PANEL // matrix.element_size()
+    width = REGISTER // matrix.element_size()
     assert len(packed) == depth * -(-columns // width) * width
     a = torch.randn(19, depth + 3, dtype=dtype)
     distance = len(packed) // depth + 2
     results = []
     for rows in range(1, 20):
         c = np.full(rows * distance, 7.0, packed.dtype)
-        multiply(a.flatten().numpy(), 2, depth + 3, rows, packed, depth, c, distance)
+        multiply(a.flatten().numpy(), 2, depth + 3, 1, rows, packed, depth, 0, depth, c, 0, distance, 0)
         c = torch.from_numpy(c).view(rows, distance)
         assert bool((c[:, -2:] == 7).all())
         results.append(c[:, :columns])

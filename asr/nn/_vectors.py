@@ -5,9 +5,9 @@ for a product whose sums stay in registers. Here they are said outright:
 
 * `equations` makes a function on `Vector`s into one that numba's functions call for rows of numbers: it loads LANES
   of each argument, computes, stores LANES of each result, and so on along the row.
-* `multiply` gives the product of a few rows with a matrix that `pack` has laid out in panels of PANEL columns. Sums of
-  up to ROWS rows and a panel stay in registers while the inner index runs from first to last, so what a row gives
-  does not depend on how many rows there are, nor on its place among them.
+* `multiply` gives the product of rows with a matrix that `pack` has laid out in panels of some columns. Sums of up to
+  ROWS rows and a panel stay in registers while the inner index runs from first to last: so each is added up in that
+  order, and what a row gives does not depend on how many rows there are, nor on its place among them.
 
 A number takes the whole register width that the processor has; both work on any that LLVM knows.
 """
@@ -20,6 +20,7 @@ from inspect import Parameter, Signature
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from llvmlite import ir
@@ -36,7 +37,6 @@ FEATURES = get_host_cpu_features()
 REGISTER = 64 if FEATURES.get("avx512f") else 32 if FEATURES.get("avx2") else 16  # bytes
 ROWS = 4 if REGISTER == 32 else 8  # AVX2 has 16 registers, AVX-512 and ARM have 32
 VECTORS = 3  # of a panel's row: ROWS * VECTORS sums, a panel's row and one number fit the registers
-PANEL = VECTORS * REGISTER  # bytes of a panel's row
 INDEX = ir.IntType(64)
 
 
@@ -181,7 +181,7 @@ def _row_loop(
     ]
     kind = _llvm(types.float64 if any(dtype == types.float64 for dtype, _ in arrays) else types.float32)
     lanes = REGISTER // _size(kind)
-    whole = builder.sub(count, builder.srem(count, ir.Constant(INDEX, lanes)))
+    whole = builder.sub(count, builder.srem(count, _index(lanes)))
 
     def body(at: Any, mask: Any) -> None:
         places = [(dtype, builder.gep(data, [at])) for dtype, data in arrays]
@@ -190,10 +190,10 @@ def _row_loop(
         for (dtype, place), result in zip(places[inputs:], results, strict=True):
             _store(builder, dtype, place, result.value, mask)
 
-    with cgutils.for_range_slice(builder, ir.Constant(INDEX, 0), whole, ir.Constant(INDEX, lanes)) as (at, _):
+    with cgutils.for_range_slice(builder, _index(0), whole, _index(lanes)) as (at, _):
         body(at, None)
     remain = builder.sub(count, whole)
-    with builder.if_then(builder.icmp_signed(">", remain, ir.Constant(INDEX, 0))):
+    with builder.if_then(builder.icmp_signed(">", remain, _index(0))):
         numbers = ir.VectorType(ir.IntType(32), lanes)
         limit = _splat(builder, builder.trunc(remain, ir.IntType(32)), numbers)
         body(whole, builder.icmp_signed("<", ir.Constant(numbers, list(range(lanes))), limit))
@@ -244,87 +244,128 @@ def _masked(builder: Any, verb: str, kind: Any, values: list[Any], mask: Any) ->
     return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), arguments)
 
 
-def _rank_one_updates(rows: int) -> Any:
-    """Make c = a b for `rows` rows and one panel: called with (array, place, distance of rows) of a, of b, depth, c."""
+def _panel(vectors: int) -> Any:
+    """Make the product of any number of rows with a panel of so many registers, added to c's values if `add` is not 0.
+
+    Called with a, the place of its first element, the distances of rows and of a row's elements; how many rows; b and
+    the place of the panel's first row; how many elements of a row; c, a place, the distance of its rows; `add`.
+    """
 
     def definition(
-        _context: Any, a: Any, a_at: Any, a_row: Any, b: Any, b_at: Any, depth: Any, c: Any, c_at: Any, c_row: Any
-    ) -> Any:
+        _context: Any, a: Any, a_at: Any, a_row: Any, a_element: Any, rows: Any, b: Any, b_at: Any, depth: Any,
+        c: Any, c_at: Any, c_row: Any, add: Any,
+    ) -> Any:  # fmt: skip
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            a, a_at, a_row, b, b_at, depth, c, c_at, c_row = arguments
-            kinds = signature.args
-            kind = _llvm(kinds[6].dtype)
-            lanes = REGISTER // _size(kind)
-            vector = ir.VectorType(kind, lanes)
+            a, a_at, a_row, a_element, rows, b, b_at, depth, c, c_at, c_row, add = arguments
+            a, b, c = (
+                builder.gep(context.make_array(signature.args[index])(context, builder, array).data, [at])
+                for index, array, at in ((0, a, a_at), (5, b, b_at), (8, c, c_at))
+            )
+            kind = ir.VectorType(_llvm(signature.args[8].dtype), REGISTER // _size(_llvm(signature.args[8].dtype)))
 
-            def place(index: int, array: Any, at: Any) -> Any:
-                return builder.gep(context.make_array(kinds[index])(context, builder, array).data, [at])
-
-            def after(number: int) -> Any:
-                return ir.Constant(INDEX, number)
-
-            name = f"llvm.fmuladd.v{lanes}f{8 * _size(kind)}"
-            add_product = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
-            a_rows = [place(0, a, builder.add(a_at, builder.mul(a_row, after(row)))) for row in range(rows)]
-            b = place(3, b, b_at)
-            before = builder.block
-            loop, done = builder.append_basic_block("rank_one"), builder.append_basic_block("done")
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            k = builder.phi(INDEX)
-            sums = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(rows)]
-            b_row = builder.gep(b, [builder.mul(k, after(VECTORS * lanes))])
-            b_now = [
-                builder.load(builder.gep(b_row, [after(v * lanes)]), align=_size(kind), typ=vector)
-                for v in range(VECTORS)
-            ]
-            results = []
-            for row, row_sums in zip(a_rows, sums, strict=True):
-                factor = _splat(builder, builder.load(builder.gep(row, [k]), typ=kind), vector)
-                results.append(
-                    [builder.call(add_product, [factor, x, y]) for x, y in zip(b_now, row_sums, strict=True)]
+            def block(first: Any, number: int) -> None:
+                a_rows, c_rows = (
+                    [builder.gep(data, [builder.mul(distance, builder.add(first, _index(i)))]) for i in range(number)]
+                    for data, distance in ((a, a_row), (c, c_row))
                 )
-            k_next = builder.add(k, after(1))
-            k.add_incoming(after(0), before)
-            k.add_incoming(k_next, loop)
-            for row_sums, row_results in zip(sums, results, strict=True):
-                for total, result in zip(row_sums, row_results, strict=True):
-                    total.add_incoming(ir.Constant(vector, None), before)
-                    total.add_incoming(result, loop)
-            builder.cbranch(builder.icmp_signed("<", k_next, depth), loop, done)
-            builder.position_at_end(done)
-            for row, row_results in enumerate(results):
-                c_place = place(6, c, builder.add(c_at, builder.mul(c_row, after(row))))
-                for v, result in enumerate(row_results):
-                    _write(builder, result, builder.gep(c_place, [after(v * lanes)]))
+                _rank_one_updates(builder, kind, a_rows, a_element, b, depth, c_rows, vectors, add)
+
+            whole = builder.sdiv(rows, _index(ROWS))
+            with cgutils.for_range(builder, whole) as blocks:
+                block(builder.mul(blocks.index, _index(ROWS)), ROWS)
+            number = ROWS // 2
+            while number:  # the rest as the sum of powers of two that it is
+                with builder.if_then(builder.icmp_signed("!=", builder.and_(rows, _index(number)), _index(0))):
+                    block(builder.and_(rows, _index(-2 * number)), number)
+                number //= 2
             return context.get_dummy_value()
 
-        return types.void(a, a_at, a_row, b, b_at, depth, c, c_at, c_row), generate
+        kinds = (a, a_at, a_row, a_element, rows, b, b_at, depth, c, c_at, c_row, add)
+        return types.void(*kinds), generate
 
     return intrinsic(definition)
 
 
-_most, _four, _two, _one = map(_rank_one_updates, (ROWS, 4, 2, 1))
+def _rank_one_updates(
+    builder: Any, kind: Any, a_rows: list[Any], a_element: Any, b: Any, depth: Any, c_rows: list[Any],
+    vectors: int, add: Any,
+) -> None:  # fmt: skip
+    """Emit c = a b, or c += a b: for each k, every row's element k times b's row k; the sums stay in registers."""
+    lanes = kind.count
+    name = f"llvm.fmuladd.v{lanes}f{8 * _size(kind.element)}"
+    add_product = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
+    places = [[builder.gep(row, [_index(v * lanes)]) for v in range(vectors)] for row in c_rows]
+    start, load, loop, end = builder.block, *map(builder.append_basic_block, ("load", "rank_one", "end"))
+    adds = builder.icmp_signed("!=", add, _index(0))
+    builder.cbranch(adds, load, loop)
+    builder.position_at_end(load)
+    loaded = [[builder.load(place, align=_size(kind.element), typ=kind) for place in row] for row in places]
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    zeros = ir.Constant(kind, None)
+    k = _phi(builder, INDEX, {start: _index(0), load: _index(0)})
+    offset = _phi(builder, INDEX, {start: _index(0), load: _index(0)})  # of element k
+    sums = [[_phi(builder, kind, {start: zeros, load: value}) for value in row] for row in loaded]
+    b_row = builder.gep(b, [builder.mul(k, _index(vectors * lanes))])
+    b_now = [
+        builder.load(builder.gep(b_row, [_index(v * lanes)]), align=_size(kind.element), typ=kind)
+        for v in range(vectors)
+    ]
+    for row, row_sums in zip(a_rows, sums, strict=True):
+        factor = _splat(builder, builder.load(builder.gep(row, [offset]), typ=kind.element), kind)
+        for v, x in enumerate(b_now):
+            result = builder.call(add_product, [factor, x, row_sums[v]])
+            row_sums[v].add_incoming(result, loop)
+            row_sums[v] = result
+    k_next = builder.add(k, _index(1))
+    k.add_incoming(k_next, loop)
+    offset.add_incoming(builder.add(offset, a_element), loop)
+    builder.cbranch(builder.icmp_signed("<", k_next, depth), loop, end)
+    builder.position_at_end(end)
+    for row, results in zip(places, sums, strict=True):
+        for place, result in zip(row, results, strict=True):
+            _write(builder, result, place)
+
+
+def _phi(builder: Any, kind: Any, values: dict[Any, Any]) -> Any:
+    phi = builder.phi(kind)
+    for block, value in values.items():
+        phi.add_incoming(value, block)
+    return phi
+
+
+_one, _two, _three = map(_panel, (1, 2, 3))
 
 
 @kernel
-def multiply(a, a_at, a_row, rows, b, depth, c, c_row):
-    """Compute c = a b, b packed. Row i of a is the `depth` numbers from a[a_at + i * a_row], of c from c[i * c_row]."""
-    width = PANEL // b.itemsize
-    size = depth * width
-    for panel in range(len(b) // size):
-        b_at, c_at, row = panel * size, panel * width, 0
-        while rows - row >= ROWS:
-            _most(a, a_at + row * a_row, a_row, b, b_at, depth, c, c_at + row * c_row, c_row)
-            row += ROWS
-        if rows - row >= 4:
-            _four(a, a_at + row * a_row, a_row, b, b_at, depth, c, c_at + row * c_row, c_row)
-            row += 4
-        if rows - row >= 2:
-            _two(a, a_at + row * a_row, a_row, b, b_at, depth, c, c_at + row * c_row, c_row)
-            row += 2
-        if rows - row >= 1:
-            _one(a, a_at + row * a_row, a_row, b, b_at, depth, c, c_at + row * c_row, c_row)
+def multiply(a, a_at, a_row, a_element, rows, b, depth, start, end, c, c_at, c_row, add):
+    """Compute c = a b, or c += a b if `add` is 1, for the inner index from `start` to `end`.
+
+    Element k of row i of a is a[a_at + i * a_row + (k - start) * a_element]; b is packed and has `depth` rows; row i
+    of c begins at c[c_at + i * c_row] and has the columns of b and the zeros that they are filled up with.
+    """
+    lanes = REGISTER // b.itemsize
+    columns, width, length = len(b) // depth, VECTORS * lanes, end - start
+    whole = columns - columns % width
+    for column in range(0, whole, width):
+        b_at = column * depth + start * width
+        _three(a, a_at, a_row, a_element, rows, b, b_at, length, c, c_at + column, c_row, add)
+    rest = columns - whole
+    b_at = whole * depth + start * rest
+    if rest == 2 * lanes:
+        _two(a, a_at, a_row, a_element, rows, b, b_at, length, c, c_at + whole, c_row, add)
+    elif rest == lanes:
+        _one(a, a_at, a_row, a_element, rows, b, b_at, length, c, c_at + whole, c_row, add)
+
+
+def pack(matrix: Float[Tensor, "*K D N"]) -> Float[Tensor, "*K P"]:
+    """Lay out matrices for `multiply`: panels of VECTORS registers of columns, the last one as narrow as can be."""
+    lanes = REGISTER // matrix.element_size()
+    matrix = F.pad(matrix, (0, -matrix.shape[-1] % lanes))
+    width = VECTORS * lanes
+    whole = matrix.shape[-1] - matrix.shape[-1] % width
+    panels = matrix[..., :whole].unflatten(-1, (-1, width)).transpose(-3, -2).flatten(-3)
+    return torch.cat((panels, matrix[..., whole:].flatten(-2)), -1)
 
 
 @kernel
@@ -342,13 +383,6 @@ def scratch(rows, size, like):
     return memory[start : start + rows * distance], distance
 
 
-def pack(matrix: Float[Tensor, "*K D N"]) -> Float[Tensor, "*K P"]:
-    """Lay out matrices for `multiply`: panel after panel of PANEL bytes of columns, the last one filled with zeros."""
-    width = PANEL // matrix.element_size()
-    padded = F.pad(matrix, (0, -matrix.shape[-1] % width))
-    return padded.unflatten(-1, (-1, width)).transpose(-3, -2).flatten(-3)
-
-
 def _write(builder: Any, value: Any, place: Any) -> None:
     """Store LANES elements, which need not be aligned."""
     builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=_size(value.type.element))
@@ -359,6 +393,10 @@ def _splat(builder: Any, value: Any, kind: Any) -> Any:
     nothing = ir.Constant(kind, ir.Undefined)
     one = builder.insert_element(nothing, value, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(ir.IntType(32), kind.count), None))
+
+
+def _index(value: int) -> Any:
+    return ir.Constant(INDEX, value)
 
 
 def _repeated(kind: Any, value: int) -> Any:
