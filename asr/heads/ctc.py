@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from asr.heads.deterministic_ctc import BLANK, deterministic_ctc_loss, one_launch
+from asr.nn.products import Linear
 
 
 class CtcHead(nn.Module):
@@ -22,7 +23,7 @@ class CtcHead(nn.Module):
     def __init__(self, *, input_size: int, num_tokens: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(input_size, num_tokens)
+        self.linear = Linear(input_size, num_tokens)
 
     def forward(self, hidden: Float[Tensor, "B S D"]) -> Float[Tensor, "B S V"]:
         """Log-probabilities of the tokens for each frame."""

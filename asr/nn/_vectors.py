@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from inspect import Parameter, Signature
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -290,48 +291,45 @@ def _rank_one_updates(
     builder: Any, kind: Any, a_rows: list[Any], a_element: Any, b: Any, depth: Any, c_rows: list[Any],
     vectors: int, add: Any,
 ) -> None:  # fmt: skip
-    """Emit c = a b, or c += a b: for each k, every row's element k times b's row k; the sums stay in registers."""
+    """Emit c = a b or c += a b: for each k, every row's element k times b's row k; the sums stay in registers."""
     lanes = kind.count
     name = f"llvm.fmuladd.v{lanes}f{8 * _size(kind.element)}"
     add_product = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
-    places = [[builder.gep(row, [_index(v * lanes)]) for v in range(vectors)] for row in c_rows]
-    start, load, loop, end = builder.block, *map(builder.append_basic_block, ("load", "rank_one", "end"))
-    adds = builder.icmp_signed("!=", add, _index(0))
-    builder.cbranch(adds, load, loop)
-    builder.position_at_end(load)
-    loaded = [[builder.load(place, align=_size(kind.element), typ=kind) for place in row] for row in places]
+    start, loop, end = builder.block, *map(builder.append_basic_block, ("rank_one", "end"))
     builder.branch(loop)
     builder.position_at_end(loop)
-    zeros = ir.Constant(kind, None)
-    k = _phi(builder, INDEX, {start: _index(0), load: _index(0)})
-    offset = _phi(builder, INDEX, {start: _index(0), load: _index(0)})  # of element k
-    sums = [[_phi(builder, kind, {start: zeros, load: value}) for value in row] for row in loaded]
+    k, offset = builder.phi(INDEX), builder.phi(INDEX)  # offset: of element k
+    sums = [[builder.phi(kind) for _ in range(vectors)] for _ in a_rows]
     b_row = builder.gep(b, [builder.mul(k, _index(vectors * lanes))])
     b_now = [
         builder.load(builder.gep(b_row, [_index(v * lanes)]), align=_size(kind.element), typ=kind)
         for v in range(vectors)
     ]
+    results = []
     for row, row_sums in zip(a_rows, sums, strict=True):
         factor = _splat(builder, builder.load(builder.gep(row, [offset]), typ=kind.element), kind)
-        for v, x in enumerate(b_now):
-            result = builder.call(add_product, [factor, x, row_sums[v]])
-            row_sums[v].add_incoming(result, loop)
-            row_sums[v] = result
+        results.append([builder.call(add_product, [factor, x, y]) for x, y in zip(b_now, row_sums, strict=True)])
     k_next = builder.add(k, _index(1))
-    k.add_incoming(k_next, loop)
-    offset.add_incoming(builder.add(offset, a_element), loop)
+    following = [k_next, builder.add(offset, a_element), *chain.from_iterable(results)]
+    for phi, value in zip([k, offset, *chain.from_iterable(sums)], following, strict=True):
+        phi.add_incoming(ir.Constant(phi.type, 0 if phi.type == INDEX else None), start)
+        phi.add_incoming(value, loop)
     builder.cbranch(builder.icmp_signed("<", k_next, depth), loop, end)
     builder.position_at_end(end)
-    for row, results in zip(places, sums, strict=True):
-        for place, result in zip(row, results, strict=True):
-            _write(builder, result, place)
 
+    def put(adding: bool) -> None:
+        for row, row_results in zip(c_rows, results, strict=True):
+            for v, result in enumerate(row_results):
+                place = builder.gep(row, [_index(v * lanes)])
+                if adding:
+                    result = builder.fadd(result, builder.load(place, align=_size(kind.element), typ=kind))
+                _write(builder, result, place)
 
-def _phi(builder: Any, kind: Any, values: dict[Any, Any]) -> Any:
-    phi = builder.phi(kind)
-    for block, value in values.items():
-        phi.add_incoming(value, block)
-    return phi
+    with builder.if_else(builder.icmp_signed("!=", add, _index(0))) as (then, otherwise):
+        with then:
+            put(adding=True)
+        with otherwise:
+            put(adding=False)
 
 
 _one, _two, _three = map(_panel, (1, 2, 3))

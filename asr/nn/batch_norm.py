@@ -11,11 +11,10 @@ Statistics are summed over all ranks, so a global batch gives the same result on
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from asr.nn import batch_norm_on_gpu
+from asr.nn import batch_norm_on_gpu, products
 from asr.nn.cells.base import product_type
 from asr.nn.distributed import sum_over_ranks
 from asr.nn.masking import Padding, valid_mask
@@ -187,7 +186,7 @@ class NormalizedLinear(nn.Module):
             inputs: padding frames hold 0.
             lengths: (B,) int64.
         """
-        return self.norm(F.linear(inputs, self.weight), lengths, zeroed=True)
+        return self.norm(products.linear(inputs, self.weight), lengths, zeroed=True)
 
     def folded(
         self, inputs: Float[Tensor, "B S D"], lengths: Int[Tensor, "B"]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from asr.config.schema import ConvLayer, FrontEnd
+from asr.nn import products
 from asr.nn.batch_norm import MaskedBatchNorm
 from asr.nn.masking import zero_padding
 
@@ -151,6 +152,7 @@ class ConvBlock(nn.Module):
         self.time_kernel, self.time_stride = time_kernel, time_stride
         self.future, self.past = future, time_kernel - 1 - future
         self.clip = clip
+        self.packed: Tensor | None = None
         self.frequency_padding = frequency_padding
         self.conv = nn.Conv2d(
             in_channels,
@@ -173,7 +175,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, F, C) with 0 in the padding -> (B, S, F', C'), (B,)."""
-        if self.past == self.future:  # the convolution pads by itself, without a copy
+        if self.past == self.future:  # torch's convolution pads by itself, without a copy
             out = self._convolve(hidden, self.past)
         else:
             out = self._convolve(F.pad(hidden, (0, 0, 0, 0, self.past, self.future)))
@@ -195,12 +197,13 @@ class ConvBlock(nn.Module):
 
     @torch.no_grad()
     def fold_norm(self) -> None:
-        """Put the running statistics into the convolution (`asr.nn.folding`)."""
+        """Put the running statistics into the convolution, and lay out its filters (`asr.nn.folding`)."""
         if self.norm is not None:
             gain, bias = self.norm.running_gain_and_bias()
             self.conv.weight.mul_(gain[:, None, None, None])
             self.conv.bias = nn.Parameter(bias)
             self.norm = None
+        self.packed = products.pack(products.rows_of_filters(self.conv.weight))
 
     def _activate(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         if self.norm is not None:
@@ -210,6 +213,9 @@ class ConvBlock(nn.Module):
     def _convolve(self, frames: Tensor, time_padding: int = 0) -> Tensor:
         # (B, T, F, C) is torch's channels-last layout of (B, C, T, F): no copy in, no copy out.
         conv, padding = self.conv, (time_padding, self.frequency_padding)
+        if not torch.is_grad_enabled() and products.ours(frames):
+            padded = F.pad(frames, (0, 0, padding[1], padding[1], padding[0], padding[0]))
+            return products.convolve(padded, conv.weight, conv.bias, conv.stride, self.packed)  # pyright: ignore[reportArgumentType]
         image, weight = frames.permute(0, 3, 1, 2), conv.weight
         if image.is_cuda or not torch.is_grad_enabled():
             out = F.conv2d(image, weight, conv.bias, conv.stride, padding)

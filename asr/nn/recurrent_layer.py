@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from asr.nn import products
 from asr.nn.batch_norm import NormalizedLinear
 from asr.nn.cells import Cell
 from asr.nn.masking import reverse_within_lengths
@@ -49,6 +50,7 @@ class RecurrentLayer(nn.Module):
         self.num_directions = 2 if bidirectional else 1
         self.merge: Merge = merge
         self.dilation = dilation
+        self.packed: tuple[Tensor, ...] | None = None  # each direction's projection, laid out for good
         self.cell = make_cell(self.num_directions)
         size = self.cell.hidden_size
         self.output_size = size * (2 if bidirectional and merge == "concat" else 1)
@@ -81,7 +83,7 @@ class RecurrentLayer(nn.Module):
             if num_frames > BLOCK_FRAMES and not torch.is_grad_enabled():
                 outputs = self._in_blocks(chains, weight, bias, initial)
             else:
-                outputs, _ = self.cell(chains, weight, bias, initial)
+                outputs, _ = self.cell(chains, weight, bias, initial, self.packed)
         outputs = outputs.unflatten(2, (self.dilation, batch)).flatten(1, 2)[:, :num_frames]  # (K, S, B, H)
         forward = outputs[0].transpose(0, 1)
         if self.num_directions == 1:
@@ -98,7 +100,7 @@ class RecurrentLayer(nn.Module):
         size = max(1, BLOCK_FRAMES // self.dilation)
         for start in range(0, steps, size):
             block = slice(start, start + size)
-            outputs[:, block], state = self.cell([chain[block] for chain in chains], weight, bias, state)
+            outputs[:, block], state = self.cell([c[block] for c in chains], weight, bias, state, self.packed)
         return outputs
 
     def _chains(self, directions: Sequence[Tensor], lengths: Tensor) -> list[Tensor]:
@@ -122,13 +124,13 @@ class RecurrentLayer(nn.Module):
         outputs = []
         if whole:  # each chain takes as many frames as the others
             folded = fold(frames[:whole], self.dilation)
-            hidden, final = self.cell([folded], weight, bias, states.flatten(0, 1)[None])
+            hidden, final = self.cell([folded], weight, bias, states.flatten(0, 1)[None], self.packed)
             outputs.append(hidden[0].unflatten(1, (self.dilation, batch)).flatten(0, 1))
             states = final[0].unflatten(0, (self.dilation, batch))
         rest = num_frames - whole
         if rest:  # the first chains take one more
             hidden, final = self.cell(
-                [frames[whole:].flatten(0, 1)[None]], weight, bias, states[:rest].flatten(0, 1)[None]
+                [frames[whole:].flatten(0, 1)[None]], weight, bias, states[:rest].flatten(0, 1)[None], self.packed
             )
             outputs.append(hidden[0, 0].unflatten(0, (rest, batch)))
             states = torch.cat((states[rest:], final[0].unflatten(0, (rest, batch))))
@@ -136,13 +138,16 @@ class RecurrentLayer(nn.Module):
 
     @torch.no_grad()
     def fold_norm(self) -> None:
-        """Put a plain linear map in place of the normalised one (`asr.nn.folding`)."""
+        """Put a plain linear map in place of the normalised one, and lay out all weights (`asr.nn.folding`)."""
         self.cell.fold()
         normalized = self.projection
         if isinstance(normalized, NormalizedLinear):
             weight, bias = normalized.running_folded()
             self.projection = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
             self.projection.weight, self.projection.bias = nn.Parameter(weight), nn.Parameter(bias)
+        by_chain = self.projection.weight.unflatten(0, (self.num_directions, -1))
+        packed = products.pack(by_chain)
+        self.packed = None if packed is None else packed.unbind()
 
     def _weight_and_bias(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(self.projection, NormalizedLinear):

@@ -13,6 +13,7 @@ from asr.config.options import RecurrentOptions
 from asr.nn.batch_norm import MaskedBatchNorm
 from asr.nn.lookahead import Lookahead
 from asr.nn.masking import zero_padding
+from asr.nn.products import Linear
 from asr.nn.recurrent_layer import MakeCell, Merge, RecurrentLayer
 from asr.stacks.base import Stack
 
@@ -107,7 +108,7 @@ class RecurrentStack(Stack):
             )
             self.layers.append(layer)
             output_size = projection_size or layer.output_size
-            self.projections.append(nn.Linear(layer.output_size, projection_size) if projection_size else nn.Identity())
+            self.projections.append(Linear(layer.output_size, projection_size) if projection_size else nn.Identity())
             self.shortcuts.append(_shortcut(residual, size, output_size))
             size = output_size
         self.output_size = size
@@ -218,4 +219,4 @@ def _shortcut(kind: Literal["none", "identity", "projection"], input_size: int, 
         return _NoShortcut()
     if input_size == output_size:
         return nn.Identity()
-    return nn.Linear(input_size, output_size, bias=False) if kind == "projection" else _NoShortcut()
+    return Linear(input_size, output_size, bias=False) if kind == "projection" else _NoShortcut()

@@ -20,8 +20,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from asr.config.options import PositiveInt, Probability, StackOptions
+from asr.nn import products
 from asr.nn.batch_norm import EPSILON, MaskedBatchNorm
 from asr.nn.masking import Padding
+from asr.nn.products import Linear
 from asr.stacks.base import Stack
 
 FEW_FRAMES = 32  # up to so many, of all items together, a product of gathered frames is faster than a convolution
@@ -170,7 +172,7 @@ class TcnBlock(nn.Module):
             for size in (input_size, hidden_size)
         )
         self.dropout = ChannelDropout(dropout) if dropout_kind == "channel" else nn.Dropout(dropout)
-        self.around = nn.Linear(input_size, hidden_size) if input_size != hidden_size else None
+        self.around = Linear(input_size, hidden_size) if input_size != hidden_size else None
         if self.around is not None:
             nn.init.normal_(self.around.weight, std=0.01)
 
@@ -227,6 +229,7 @@ class DilatedConvolution(nn.Module):
         bound = (kernel_size * input_size) ** -0.5  # torch's default for Conv1d
         self.weight = nn.Parameter(torch.empty(hidden_size, kernel_size, input_size).uniform_(-bound, bound))
         self.norm = MaskedBatchNorm(hidden_size, clip=math.inf) if batch_norm else None  # with the ReLU in it
+        self.packed: Tensor | None = None
         self.gain: nn.Parameter | None = None
         if self.norm is None:
             self.gain = nn.Parameter(torch.linalg.vector_norm(self.weight.detach(), dim=(1, 2), keepdim=True))
@@ -237,7 +240,7 @@ class DilatedConvolution(nn.Module):
         padded = F.pad(hidden, (0, 0, self.span - self.lookahead, self.lookahead))
         if self.norm is not None and self.training:
             return self.norm(_convolve(padded, self.weight, None, self.dilation), lengths)
-        out = _convolve(padded, *self.folded(), self.dilation)
+        out = _convolve(padded, *self.folded(), self.dilation, self.packed)
         return torch.relu(padding.zero(out) if self.lookahead else out)
 
     def folded(self) -> tuple[Float[Tensor, "D k C"], Float[Tensor, "D"]]:
@@ -256,6 +259,7 @@ class DilatedConvolution(nn.Module):
         weight, bias = self.folded()
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
         self.norm = self.gain = None
+        self.packed = products.pack(weight.flatten(1))
 
     def initial_state(self, batch_size: int, like: Tensor) -> Float[Tensor, "B w C"]:
         """The zeros that stand before the first frame."""
@@ -270,7 +274,7 @@ class DilatedConvolution(nn.Module):
         ready = max(0, heard.shape[1] - self.span)
         if not ready:
             return heard.new_zeros(heard.shape[0], 0, self.weight.shape[0]), heard
-        return torch.relu(_convolve(heard, *self.folded(), self.dilation)), heard[:, ready:]
+        return torch.relu(_convolve(heard, *self.folded(), self.dilation, self.packed)), heard[:, ready:]
 
 
 class ChannelDropout(nn.Dropout):
@@ -281,9 +285,15 @@ class ChannelDropout(nn.Dropout):
 
 
 def _convolve(
-    padded: Float[Tensor, "B P C"], weight: Float[Tensor, "D k C"], bias: Tensor | None, dilation: int
+    padded: Float[Tensor, "B P C"],
+    weight: Float[Tensor, "D k C"],
+    bias: Tensor | None,
+    dilation: int,
+    packed: Tensor | None = None,
 ) -> Float[Tensor, "B S D"]:
     """Give out[t] = bias + sum_j weight[:, j] padded[t + j dilation], for the S = P - (k - 1) dilation whole sums."""
+    if not torch.is_grad_enabled() and products.ours(padded):
+        return products.dilated_convolve(padded, weight, bias, dilation, packed)
     frames = padded.shape[1] - (weight.shape[1] - 1) * dilation
     if padded.shape[0] * frames <= FEW_FRAMES:
         if frames == 1:

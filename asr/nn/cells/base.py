@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from asr.nn import products
 
 CLIP = 20.0  # of the clipped ReLU, Deep Speech 2, section 3.1
 
@@ -44,6 +45,7 @@ class Cell(nn.Module, ABC):
         weight: Float[Tensor, "O D"],
         bias: Float[Tensor, "O"],
         initial: Float[Tensor, "K B N"],
+        packed: Sequence[Tensor] | None = None,
     ) -> tuple[Float[Tensor, "K S B H"], Float[Tensor, "K B N"]]:
         """Project each chain's inputs and run the recurrence over at least one frame.
 
@@ -52,6 +54,7 @@ class Cell(nn.Module, ABC):
             weight: of the projection, chain after chain, O = K * G * H.
             bias: likewise.
             initial: states before the first frame, N = num_states * H.
+            packed: each chain's part of `weight` as `asr.nn.products.pack` lays it out.
 
         Returns:
             Hidden states, and the states after the last frame.
@@ -66,7 +69,8 @@ class Cell(nn.Module, ABC):
                     for k, (chain, state) in enumerate(zip(chains, initial.contiguous(), strict=True))
                 ]
             return torch.stack([out for out, _ in results]), torch.cat([final for _, final in results])
-        projected = [F.linear(chain, weights[k], biases[k]) for k, chain in enumerate(chains)]
+        laid_out = packed or [None] * self.num_chains
+        projected = list(map(products.linear, chains, weights, biases, laid_out))
         return self.recur(projected, initial)
 
     @abstractmethod
@@ -110,8 +114,8 @@ def matrix_gradient(
     d_product: Float[Tensor, "K S B O"], previous: Float[Tensor, "K S B H"], dtype: torch.dtype
 ) -> Float[Tensor, "K O H"]:
     """Of U, from that of U h: one product over all frames, in `dtype`."""
-    d_product, previous = d_product.flatten(1, 2), previous.flatten(1, 2)
-    return (d_product.to(dtype).mT @ previous.to(dtype)).to(previous.dtype)
+    pairs = zip(d_product.to(dtype).flatten(1, 2), previous.to(dtype).flatten(1, 2), strict=True)
+    return torch.stack([products.transposed_product(*pair) for pair in pairs]).to(previous.dtype)
 
 
 def recurrent_weight(*, num_chains: int, num_gates: int, hidden_size: int, diagonal: bool) -> nn.Parameter:
