@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from asr.nn import products
+
 # 16-bit samples in [-1, 1) are rounded to steps of 2^-15; the rounding has the variance of a uniform error of one step.
 QUANTIZATION_POWER = (2.0**-15) ** 2 / 12
 MEL_FLOOR = 2.0**-23  # float32's epsilon, kaldi-native-fbank's floor
@@ -61,7 +63,8 @@ class LogMel(nn.Module):
         """Samples in [-1, 1] -> log mel power."""
         previous = torch.cat((frames[..., :1], frames[..., :-1]), -1)
         windowed = torch.sub(frames, previous, alpha=self.preemphasis) * self.window.to(frames.dtype)
-        return (_power(windowed, self.dft_size) @ self.filters.to(frames.dtype)).clamp(min=MEL_FLOOR).log()
+        power = products.linear(_power(windowed, self.dft_size), self.filters.to(frames.dtype).mT)
+        return power.clamp(min=MEL_FLOOR).log()
 
 
 def mel_filters(num_mels: int, num_bins: int, sample_rate_hz: int) -> Float[Tensor, "bins mels"]:
