@@ -122,6 +122,11 @@ def ours(inputs: Tensor, multiply_adds: int = 0, *, training: bool | None = None
         return False
     if torch.is_grad_enabled() if training is None else training:
         return multiply_adds >= LARGE and inputs.dtype == torch.float32 and torch_is_slow()
+    return runs_here()
+
+
+def runs_here() -> bool:
+    """Whether this processor is one for which this module's loops are made."""
     return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
