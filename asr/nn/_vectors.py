@@ -101,7 +101,7 @@ class Vector:
 
 def sigmoid(x: Vector) -> Vector:
     """1 / (1 + e^-x)."""
-    return 1.0 / (1.0 + _exp(-x))
+    return 1.0 / (1.0 + exp(-x))
 
 
 def tanh(x: Vector) -> Vector:
@@ -114,7 +114,7 @@ def tanh(x: Vector) -> Vector:
     )
     near = y * s * x + x
     size = x.call("fabs")
-    far = 1.0 - 2.0 / (_exp(size + size) + 1.0)
+    far = 1.0 - 2.0 / (exp(size + size) + 1.0)
     far = x.where("<", 0.0, -far, far)
     return size.where("<=", 0.625, near, far)  # NaN goes far and stays NaN
 
@@ -123,7 +123,7 @@ LOG2_E, LN2_HIGH, LN2_LOW = 1.4426950408889634, 0.693359375, -2.12194440e-4  # t
 ROUNDER = 1.5 * 2**23  # x + this - this is x, rounded; the sum's lowest bits are the integer
 
 
-def _exp(x: Vector) -> Vector:
+def exp(x: Vector) -> Vector:
     """Cephes' expf, clamped where float32 ends; NaN stays NaN. The library's for float64."""
     if not x.single:
         return x.call("exp")

@@ -25,6 +25,9 @@ STACKS: list[dict[str, Any]] = [
     {"name": "dilated", "cell": "lstm"},
     {"name": "diagonal", "bidirectional": False},
     {"name": "diagonal", "cell": "lstm"},
+    {"name": "linear_rnn", "bidirectional": False},
+    {"name": "linear_rnn", "cell": "minlstm"},
+    {"name": "linear_rnn", "cell": "sru", "bidirectional": False},
     {"name": "tcn"},
     {"name": "tcn", "padding": "centred", "batch_norm": True},
 ]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from asr.nn._numba_calls import by_chain, rows_of, run
-from asr.nn._vectors import Vector, equations, kernel, scratch, sigmoid, tanh
+from asr.nn._vectors import Vector, equations, exp, kernel, scratch, sigmoid, tanh
 
 # What a frame computes of each unit. p: projected inputs; w: weights; h, c: states before the frame. Backward, d: what
 # comes from above; back: what comes back from the frame after, for the hidden state and then the cell; d_w: sums.
@@ -88,6 +88,62 @@ def _linear(keep: Vector, add: Vector, h: Vector) -> tuple[Vector, ...]:
 def _linear_back(keep: Vector, h: Vector, d: Vector, back: Vector) -> tuple[Vector, ...]:
     d_h = d + back
     return d_h * h, d_h, d_h * keep
+
+
+@equations(inputs=3, outputs=1)
+def _min_gru(p_z: Vector, p_h: Vector, h: Vector) -> tuple[Vector, ...]:
+    return (h + sigmoid(p_z) * (_positive(p_h)[0] - h),)
+
+
+@equations(inputs=5, outputs=3)
+def _min_gru_back(p_z: Vector, p_h: Vector, h: Vector, d: Vector, back: Vector) -> tuple[Vector, ...]:
+    z, (candidate, slope) = sigmoid(p_z), _positive(p_h)
+    d_h = d + back
+    return d_h * (candidate - h) * z * (1.0 - z), d_h * z * slope, d_h * (1.0 - z)
+
+
+@equations(inputs=4, outputs=1)
+def _min_lstm(p_f: Vector, p_i: Vector, p_h: Vector, h: Vector) -> tuple[Vector, ...]:
+    candidate = _positive(p_h)[0]
+    return (candidate + _share(p_f, p_i) * (h - candidate),)
+
+
+@equations(inputs=6, outputs=4)
+def _min_lstm_back(p_f: Vector, p_i: Vector, p_h: Vector, h: Vector, d: Vector, back: Vector) -> tuple[Vector, ...]:
+    share, (candidate, slope) = _share(p_f, p_i), _positive(p_h)
+    d_h = d + back
+    d_share = d_h * (h - candidate) * share * (1.0 - share)
+    return d_share * sigmoid(-p_f), -d_share * sigmoid(-p_i), d_h * (1.0 - share) * slope, d_h * share
+
+
+@equations(inputs=5, outputs=2)
+def _sru(p_x: Vector, p_f: Vector, p_r: Vector, p_s: Vector, c: Vector) -> tuple[Vector, ...]:
+    c = p_x + sigmoid(p_f) * (c - p_x)
+    return p_s + sigmoid(p_r) * (c - p_s), c
+
+
+@equations(inputs=8, outputs=5)
+def _sru_back(
+    p_x: Vector, p_f: Vector, p_r: Vector, p_s: Vector, c: Vector, now: Vector, d: Vector, back: Vector
+) -> tuple[Vector, ...]:
+    f, r = sigmoid(p_f), sigmoid(p_r)
+    d_c = d * r + back
+    d_f, d_r = d_c * (c - p_x) * f * (1.0 - f), d * (now - p_s) * r * (1.0 - r)
+    return d_c * (1.0 - f), d_f, d_r, d * (1.0 - r), d_c * f
+
+
+def _positive(x: Vector) -> tuple[Vector, Vector]:
+    """The minGRU paper's g, and its slope."""
+    s = sigmoid(x)
+    return x.where(">=", 0.0, x + 0.5, s), x.where(">=", 0.0, 1.0, s * (1.0 - s))
+
+
+def _share(p_f: Vector, p_i: Vector) -> Vector:
+    """F / (f + i) for gates f and i, which both may be too small for a float32."""
+    largest = (-p_f).where(">", -p_i, -p_f, -p_i)
+    largest = largest.where(">", 0.0, largest, 0.0)
+    one, of_f, of_i = exp(-largest), exp(-p_f - largest), exp(-p_i - largest)
+    return (one + of_i) / (2.0 * one + of_f + of_i)
 
 
 @kernel
@@ -211,6 +267,89 @@ def _copy(source, source_at, source_row, target, target_at, target_row, rows, si
 
 
 @kernel
+def min_gru_forward(p, p_frame, p_item, weight, hidden, outputs, frames, batch, size, first, last):
+    for item in range(first, last):
+        before, h = hidden, item * size
+        for t in range(frames):
+            at, now = t * p_frame + item * p_item, (t * batch + item) * size
+            _min_gru(size, p, at, p, at + size, before, h, outputs, now)
+            before, h = outputs, now
+
+
+@kernel
+def min_gru_backward(
+    p, p_frame, p_item, weight, hidden, outputs, d, d_frame, d_item, d_p, d_p_frame, d_p_item, d_weight, d_hidden,
+    frames, batch, size, first, last,
+):  # fmt: skip
+    for item in range(first, last):
+        way = item * size
+        for t in range(frames - 1, -1, -1):
+            before, h = (outputs, ((t - 1) * batch + item) * size) if t else (hidden, way)
+            at, d_at = t * p_frame + item * p_item, t * d_p_frame + item * d_p_item
+            _min_gru_back(
+                size, p, at, p, at + size, before, h, d, t * d_frame + item * d_item, d_hidden, way,
+                d_p, d_at, d_p, d_at + size, d_hidden, way,
+            )  # fmt: skip
+
+
+@kernel
+def min_lstm_forward(p, p_frame, p_item, weight, hidden, outputs, frames, batch, size, first, last):
+    for item in range(first, last):
+        before, h = hidden, item * size
+        for t in range(frames):
+            at, now = t * p_frame + item * p_item, (t * batch + item) * size
+            _min_lstm(size, p, at, p, at + size, p, at + 2 * size, before, h, outputs, now)
+            before, h = outputs, now
+
+
+@kernel
+def min_lstm_backward(
+    p, p_frame, p_item, weight, hidden, outputs, d, d_frame, d_item, d_p, d_p_frame, d_p_item, d_weight, d_hidden,
+    frames, batch, size, first, last,
+):  # fmt: skip
+    i, n = size, 2 * size
+    for item in range(first, last):
+        way = item * size
+        for t in range(frames - 1, -1, -1):
+            before, h = (outputs, ((t - 1) * batch + item) * size) if t else (hidden, way)
+            at, d_at = t * p_frame + item * p_item, t * d_p_frame + item * d_p_item
+            _min_lstm_back(
+                size, p, at, p, at + i, p, at + n, before, h, d, t * d_frame + item * d_item, d_hidden, way,
+                d_p, d_at, d_p, d_at + i, d_p, d_at + n, d_hidden, way,
+            )  # fmt: skip
+
+
+@kernel
+def sru_forward(p, p_frame, p_item, weight, hidden, cell, outputs, cells, frames, batch, size, first, last):
+    f, r, s = size, 2 * size, 3 * size
+    for item in range(first, last):
+        before, c = cell, item * size
+        for t in range(frames):
+            at, now = t * p_frame + item * p_item, (t * batch + item) * size
+            _sru(size, p, at, p, at + f, p, at + r, p, at + s, before, c, outputs, now, cells, now)
+            before, c = cells, now
+
+
+@kernel
+def sru_backward(
+    p, p_frame, p_item, weight, hidden, cell, outputs, cells, d, d_frame, d_item, d_p, d_p_frame, d_p_item,
+    d_weight, d_hidden, d_cell, frames, batch, size, first, last,
+):  # fmt: skip
+    f, r, s = size, 2 * size, 3 * size
+    for item in range(first, last):
+        way = item * size
+        for t in range(frames - 1, -1, -1):
+            now = (t * batch + item) * size
+            before, c = (cells, now - batch * size) if t else (cell, way)
+            at, d_at = t * p_frame + item * p_item, t * d_p_frame + item * d_p_item
+            _sru_back(
+                size, p, at, p, at + f, p, at + r, p, at + s, before, c, cells, now,
+                d, t * d_frame + item * d_item, d_cell, way,
+                d_p, d_at, d_p, d_at + f, d_p, d_at + r, d_p, d_at + s, d_cell, way,
+            )  # fmt: skip
+
+
+@kernel
 def linear_forward(
     keep, keep_frame, keep_item, add, add_frame, add_item, hidden, states, frames, batch, size, first, last
 ):
@@ -239,8 +378,22 @@ def linear_backward(
             )  # fmt: skip
 
 
-FORWARD = {"rnn": rnn_forward, "gru": gru_forward, "lstm": lstm_forward}
-BACKWARD = {"rnn": rnn_backward, "gru": gru_backward, "lstm": lstm_backward}
+FORWARD = {
+    "rnn": rnn_forward,
+    "gru": gru_forward,
+    "lstm": lstm_forward,
+    "min_gru": min_gru_forward,
+    "min_lstm": min_lstm_forward,
+    "sru": sru_forward,
+}
+BACKWARD = {
+    "rnn": rnn_backward,
+    "gru": gru_backward,
+    "lstm": lstm_backward,
+    "min_gru": min_gru_backward,
+    "min_lstm": min_lstm_backward,
+    "sru": sru_backward,
+}
 
 
 def forward(cell: str, weight: Tensor, initial: tuple[Tensor, ...], projected: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -289,7 +442,7 @@ def backward(
             strict=True,
         )
     ]
-    run(BACKWARD[cell], calls, batch, frames * weight.shape[1])
+    run(BACKWARD[cell], calls, batch, frames * projected[0].shape[2])
     return d_weight.sum(1), d_initial, d_projected
 
 

@@ -35,7 +35,7 @@ def recur(
     """Run K chains of a diagonal cell.
 
     Args:
-        cell: rnn, gru or lstm.
+        cell: rnn, gru or lstm; where `on_cpu`, also min_gru, min_lstm or sru, which have no weight.
         weight: (K, G * H).
         initial: the states before the first frame, each (K, B, H), the hidden one first.
         projected: K times (S, B, G * H), at least one frame.
@@ -63,6 +63,12 @@ def linear_recurrence(keep: Tensor, add: Tensor, initial: Tensor) -> Tensor:
     for factor, term in zip(keep.unbind(1), add.unbind(1), strict=True):
         states.append(torch.addcmul(term, factor, states[-1] if states else initial))
     return torch.stack(states, 1)
+
+
+def on_cpu(like: Tensor) -> bool:
+    """Whether the compiled loops for the CPU take this tensor; they know the cells of `asr.nn.cells.linear` as well."""
+    loops = _loops(like)
+    return loops is not None and loops.__name__.endswith("_numba")
 
 
 def _loops(like: Tensor) -> ModuleType | None:

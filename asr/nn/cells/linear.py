@@ -19,19 +19,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from asr.nn.cells import elementwise
 from asr.nn.cells.base import Cell
-from asr.nn.cells.elementwise import linear_recurrence
 
 
 class LinearCell(Cell):
-    """A cell whose states are one linear recurrence; `coefficients` and `output` are the cell."""
+    """A cell whose states are one linear recurrence; `coefficients` and `output` are the cell.
+
+    Attributes:
+        kind: its name among the element-wise recurrences.
+    """
+
+    kind: str
 
     def recur(self, projected: Sequence[Tensor], initial: Tensor) -> tuple[Tensor, Tensor]:
+        if elementwise.on_cpu(initial):
+            # What the layer gives counts as a state as well, which no frame reads, where it is not the state itself.
+            states = (initial, initial) if self.kind == "sru" else (initial,)
+            outputs, states = elementwise.recur(self.kind, initial.new_empty(len(initial), 0), states, projected)
+            return outputs, states[-1]
         chains = [chain.to(initial.dtype) for chain in projected]
         gates = torch.stack(chains) if len(chains) > 1 else chains[0][None]  # (K, S, B, G * H)
         parts = gates.split(self.hidden_size, -1)
         keep, add = self.coefficients(*parts)
-        states = linear_recurrence(keep, add, initial)
+        states = elementwise.linear_recurrence(keep, add, initial)
         return self.output(states, *parts), states[:, -1]
 
     def coefficients(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,6 +57,7 @@ class LinearCell(Cell):
 class MinGruCell(LinearCell):
     """minGRU: projections p_z, p_h."""
 
+    kind = "min_gru"
     num_gates = 2
 
     def coefficients(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,6 +68,7 @@ class MinGruCell(LinearCell):
 class MinLstmCell(LinearCell):
     """minLSTM: projections p_f, p_i, p_h."""
 
+    kind = "min_lstm"
     num_gates = 3
 
     def coefficients(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,6 +80,7 @@ class MinLstmCell(LinearCell):
 class SruCell(LinearCell):
     """SRU: projections p_x, p_f, p_r, p_s."""
 
+    kind = "sru"
     num_gates = 4
 
     def coefficients(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
