@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from asr import __version__
 from asr.messages import STATUS_ERROR, did_you_mean, user_errors_exit
+from asr.process import prepare_process
 
 COMMANDS = {
     # name: (help, "module:function"); the function takes the arguments after the name and gives the exit status
@@ -60,7 +61,7 @@ def run(command: str, argv: Sequence[str]) -> int:
     Raises:
         SystemExit: a mistake of the user's, after its message on stderr.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in training (asr/train/run.py)
+    prepare_process()
     module, _, function = COMMANDS[command][1].partition(":")
     with user_errors_exit(f"asr {command}"):
         try:

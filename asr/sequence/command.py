@@ -10,6 +10,7 @@ from pathlib import Path
 
 from asr.errors import ConfigError
 from asr.messages import user_errors_exit
+from asr.process import prepare_process
 from asr.sequence.settings import SCALES, load_case, load_recipe
 
 
@@ -27,6 +28,7 @@ def main(recipe_file: str) -> None:
         if {"-h", "--help"} & set(arguments):
             print(_help(folder))
             return
+        prepare_process()
         raise SystemExit(0 if run(folder, arguments) else 1)
 
 

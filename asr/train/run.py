@@ -14,6 +14,7 @@ from pathlib import Path
 
 from asr.config import Config, run_recipe, to_yaml
 from asr.errors import CheckpointError, ConfigError
+from asr.process import prepare_process
 from asr.train.ranks import leave_group, local_rank
 
 STATUS_SIGNAL = 128  # and the number of the signal that stopped the run
@@ -32,9 +33,7 @@ def main(recipe_file: str, prepare: Prepare) -> None:
 
 def train(config: Config, prepare: Prepare) -> Path:
     """Prepare the data, train, evaluate; gives the run folder."""
-    # Threads that wait for each other sleep: by spinning they take the core that the one they wait for needs, and
-    # beside one other busy process a step took eight times as long. OpenMP reads this when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    prepare_process()
     require_splits(config)
     run = run_folder(config)
     require_model(config, run)
