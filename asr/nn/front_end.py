@@ -192,7 +192,7 @@ class ConvBlock(nn.Module):
             return frames.new_zeros(frames.shape[0], 0, width, self.conv.out_channels), kept
         out = self._convolve(frames)
         if self.norm is None:
-            return F.hardtanh(out, 0.0, self.clip), kept
+            return self._clipped(out), kept
         return self.norm(out, torch.full((out.shape[0],), ready, device=out.device)), kept
 
     @torch.no_grad()
@@ -208,7 +208,10 @@ class ConvBlock(nn.Module):
     def _activate(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         if self.norm is not None:
             return self.norm(hidden, lengths)
-        return zero_padding(F.hardtanh(hidden, 0.0, self.clip), lengths)
+        return zero_padding(self._clipped(hidden), lengths)
+
+    def _clipped(self, out: Tensor) -> Tensor:
+        return F.hardtanh(out, 0.0, self.clip, inplace=not torch.is_grad_enabled())
 
     def _convolve(self, frames: Tensor, time_padding: int = 0) -> Tensor:
         # (B, T, F, C) is torch's channels-last layout of (B, C, T, F): no copy in, no copy out.
