@@ -32,7 +32,7 @@ from asr.train.checkpoints import Interrupted, RunCheckpoints, newest_sound
 from asr.train.doctor.start import warn_before_training
 from asr.train.guard import SkippedSteps
 from asr.train.left_out import LeftOut, drop_untrainable, leave_out
-from asr.train.out_of_memory import SkippedBatches
+from asr.train.out_of_memory import SkippedBatches, first_line, is_out_of_memory, run_is_short
 from asr.train.output_watch import OutputWatch
 from asr.train.parts import make_loaders, make_task, make_tokenizer, rank, set_up_process
 from asr.train.progress import ProgressLine
@@ -77,7 +77,13 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
         KeepUtteranceLosses(UtteranceLosses(train_corpus)),  # first, so that checkpoints hold each step's
         SkippedSteps(run, every_steps=config.trainer.log_every_steps, most_in_a_row=config.trainer.max_skipped_steps),
         SkippedBatches(run, loaders[0].dataset, most_in_a_row=config.trainer.max_skipped_steps),
-        OutputWatch(train_corpus, tokenizer.encode, config.optim, every_steps=config.trainer.log_every_steps),
+        OutputWatch(
+            train_corpus,
+            tokenizer.encode,
+            config.optim,
+            every_steps=config.trainer.log_every_steps,
+            total_steps=task.total_steps,
+        ),
         RunCheckpoints(
             run,
             every_steps=config.trainer.checkpoint_every_steps,
@@ -101,7 +107,9 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which launchers end the other ranks when the first one ends
         print(f"stopped by {stopped}; to go on, add: run_dir={run} resume=true", file=sys.stderr)
         sys.exit(128 + stopped.signal_number)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise run_is_short(error, run=run, step=trainer.global_step, task=task) from error
         if not is_lost_rank(error):
             raise
         raise TrainingError(
@@ -109,7 +117,15 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
             f"checkpoint add: run_dir={run} resume=true ({str(error).splitlines()[0]})"
         ) from error
     if trainer.is_global_zero:
-        _test(config, folders, run, ledger)
+        try:
+            _test(config, folders, run, ledger)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"out of memory in the test at the end ({first_line(error)}); training is done. To evaluate only: "
+                f"run_dir={run} resume=true decode.batch_seconds={config.decode.batch_seconds / 2:g}"
+            ) from error
 
 
 def _test(config: Config, folders: Mapping[str, Path | str], run: Path, ledger: Ledger) -> None:
