@@ -68,6 +68,6 @@ if __name__ == "__main__":
     given = [word.split(":") for word in sys.argv[1:] if "=" not in word]
     run_short({(name, int(epoch)): kind for name, epoch, kind in given if name != "all"})
     for _, _, kind in (row for row in given if row[0] == "all"):  # no single batch is to blame
-        where = {"momenta": (CtcTask, "configure_optimizers"), "look": (Measures, "read")}[kind]
-        setattr(*where, _fail)
+        owner, name = {"momenta": (CtcTask, "configure_optimizers"), "look": (Measures, "read")}[kind]
+        setattr(owner, name, _fail)
     train_tones.main([word for word in sys.argv[1:] if "=" in word])
