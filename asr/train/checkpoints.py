@@ -158,7 +158,7 @@ def with_checkpoint(
 
 
 class RunCheckpoints(lightning.Callback):
-    """Saves at each epoch's end, every n steps or minutes if asked, and when a signal asks to stop.
+    """Saves at each epoch's end, every n steps or minutes if asked, and when a signal asks to stop, also in validation.
 
     Args:
         run: the run folder; checkpoints go to `run/checkpoints/step-NNNNNNNN`.
@@ -207,12 +207,22 @@ class RunCheckpoints(lightning.Callback):
         if signal_number:
             raise Interrupted(signal_number)
 
+    def on_validation_batch_start(
+        self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if signal_number := self._asked(trainer)[0]:
+            pl_module.leave_validation()
+            self._save(trainer)  # of the epoch's last step; the resumed run validates it
+            raise Interrupted(signal_number)
+
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._wer = float(trainer.callback_metrics["validation/wer"])  # which stays there in epochs without validation
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         wer, self._wer = self._wer, None
         self._save(trainer, wer, ended=True)
+        if signal_number := self._asked(trainer)[0]:  # it came in the last batch of validation
+            raise Interrupted(signal_number)
 
     def _asked(self, trainer: lightning.Trainer) -> tuple[int, bool]:
         """The signal that asked to stop, 0 if none did, and whether a checkpoint is due."""
@@ -242,7 +252,9 @@ class RunCheckpoints(lightning.Callback):
             shutil.rmtree(self.run / stale, ignore_errors=True)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number:  # asked twice: stop at once
-            raise KeyboardInterrupt
+        if self.signal_number:
+            if number == signal.SIGINT:  # Ctrl-C again: at once
+                raise KeyboardInterrupt
+            return  # launchers pass on what the process has been sent already
         self.signal_number = number
         print(f"\n{signal.Signals(number).name}: saving after this step, then stopping", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import signal
@@ -17,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from asr import checkpoint, model
-from asr.config import Config
+from asr.config import Config, from_yaml
+from asr.config.differences import differences
 from asr.data.corpus import Corpus
 from asr.data.ledger import Ledger
 from asr.data.plan import BatchPlan
@@ -43,6 +45,14 @@ from asr.train.utterance_losses import KeepUtteranceLosses
 from asr.train.watchdog import Watchdog
 from asr.types import Drop
 
+# Settings that decide what weights a training comes to, beside ranks and the kind of device.
+SHAPES_TRAINING = (
+    *("seed", "text", "features", "augment", "front_end", "stack", "head", "optim"),
+    *(f"trainer.{name}" for name in ("max_epochs", "max_steps", "pieces", "precision")),
+    *(f"data.{name}" for name in ("train", "weights", "temperature", "sample_rate_hz", "min_seconds", "max_seconds")),
+    *(f"data.{name}" for name in ("batch_seconds", "max_batch_items", "length_jitter", "sorta_grad")),
+)
+DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 NORMALIZATION_UTTERANCES = 1000  # enough for a mean and variance of each bin to three digits
 
 
@@ -59,8 +69,8 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
 
     torch.manual_seed(config.seed)
     resume_from = newest_sound(run, quiet=bool(rank(config))) if config.resume else None
-    if config.resume and resume_from is None and not rank(config):
-        print(f"resume=true: {run} holds no checkpoint; training begins at step 0", file=sys.stderr)
+    if config.resume and not rank(config):
+        _say_what_is_resumed(config, run, resume_from)
     tokenizer = make_tokenizer(config, train_corpus, resume_from)
     speech_model = model.build(config, tokenizer.num_tokens)
     _drop_unusable(config, train_corpus, tokenizer, speech_model, ledger)
@@ -107,6 +117,13 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which launchers end the other ranks when the first one ends
         print(f"stopped by {stopped}; to go on, add: run_dir={run} resume=true", file=sys.stderr)
         sys.exit(128 + stopped.signal_number)
+    except OSError as error:
+        if error.errno not in DISK_REFUSES:
+            raise
+        raise TrainingError(
+            f"{error.filename or run}: cannot be written: {error.strerror}; make room, and to go on from the last "
+            f"checkpoint add: run_dir={run} resume=true"
+        ) from error
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise run_is_short(error, run=run, step=trainer.global_step, task=task) from error
@@ -126,6 +143,20 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
                 f"out of memory in the test at the end ({first_line(error)}); training is done. To evaluate only: "
                 f"run_dir={run} resume=true decode.batch_seconds={config.decode.batch_seconds / 2:g}"
             ) from error
+
+
+def _say_what_is_resumed(config: Config, run: Path, resume_from: Path | None) -> None:
+    """Unless it is what the run was: the same settings, from its last step."""
+    if resume_from is None:
+        print(f"resume=true: {run} holds no checkpoint; training begins at step 0", file=sys.stderr)
+        return
+    before = from_yaml((resume_from / checkpoint.CONFIG).read_text(), source=str(resume_from / checkpoint.CONFIG))
+    if others := differences(config, before, SHAPES_TRAINING):
+        print(
+            f"resume=true: other settings than {resume_from} has, so the run does not end where it would have ended: "
+            + "; ".join(others),
+            file=sys.stderr,
+        )
 
 
 def _test(config: Config, folders: Mapping[str, Path | str], run: Path, ledger: Ledger) -> None:

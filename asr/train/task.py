@@ -190,9 +190,13 @@ class CtcTask(lightning.LightningModule):
         middle = len(batch.ids) // 2
         return [*self._recognise(batch.part(slice(middle))), *self._recognise(batch.part(slice(middle, None)))]
 
-    def on_validation_epoch_end(self) -> None:
+    def leave_validation(self) -> None:
+        """Have the training's own weights in the model again."""
         if self.average is not None:
             self.average.swap(self.model)
+
+    def on_validation_epoch_end(self) -> None:
+        self.leave_validation()
         for name, edits in zip(("wer", "cer"), self.edits, strict=True):
             counts = torch.tensor([edits.total, edits.reference_length], device=self.device, dtype=torch.float64)
             total, length = sum_over_ranks(counts).tolist()

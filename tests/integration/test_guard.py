@@ -89,8 +89,9 @@ def test_validation_that_is_short_of_memory_says_so_and_validates(cache: Path, t
     [
         ("momenta", "train_tones: out of memory before the first batch: training needs 0.00 GiB for 0.01 M parameters"),
         ("look", "train_tones: step 2: out of memory outside of the model's own passes ("),
+        ("disk", "/run: cannot be written: No space left on device; make room, and to go on from the last checkpoint"),
     ],
-    ids=["the optimiser", "a sum over ranks"],
+    ids=["the optimiser", "a sum over ranks", "what is logged"],
 )
 def test_no_room_for_anything_else_ends_the_run_with_the_reason(
     where: str, message: str, cache: Path, tmp_path: Path

@@ -1,6 +1,7 @@
 """Which checkpoints a run keeps, when one is due, and what stands in the way of a new one."""
 
 import math
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from asr import checkpoint, model
 from asr.config.schema import Config, Optim, Text
 from asr.errors import CheckpointError
 from asr.text.tokenizer import build_tokenizer
-from asr.train.checkpoints import FolderIO, RunCheckpoints, with_checkpoint
+from asr.train.checkpoints import FolderIO, Interrupted, RunCheckpoints, with_checkpoint
 from asr.train.task import CtcTask
 
 WERS = st.one_of(st.none(), st.just(math.nan), st.sampled_from([0.0, 0.1, 0.2, 0.3]))
@@ -138,6 +139,45 @@ def test_ranks_do_as_rank_0_says(
     for callback._saved_at_seconds in (time.monotonic(), time.monotonic() - 99.0):
         for callback.signal_number in (0, 2):
             assert callback._asked(trainer) == (signal_number, is_due)
+
+
+def test_only_ctrl_c_may_be_asked_for_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SLURM signals every process of a job, and torchrun passes on to its workers what it got itself."""
+    callback: Any = RunCheckpoints(tmp_path, every_steps=0, keep_last=1)
+    callback.on_train_start(Trainer(), None)
+    try:
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
+            signal.raise_signal(number)
+        assert callback._asked(Trainer())[0] == signal.SIGUSR1
+        assert capsys.readouterr().err == "\nSIGUSR1: saving after this step, then stopping\n"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        callback.teardown(Trainer(), None, "fit")
+
+
+def test_a_signal_in_validation_saves_the_training_and_not_the_average(tmp_path: Path) -> None:
+    callback: Any = RunCheckpoints(tmp_path, every_steps=0, keep_last=1)
+    trainer: Any = Trainer()
+    trainer.global_step = 7
+    task: Any = SimpleNamespace(left=0)
+    task.leave_validation = lambda: setattr(task, "left", task.left + 1)
+    callback.on_validation_batch_start(trainer, task, None, 0)
+    assert (trainer.saved, task.left) == ([], 0)
+    callback.signal_number = signal.SIGTERM
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        callback.on_validation_batch_start(trainer, task, None, 1)
+    assert (trainer.saved, task.left) == ([7], 1)
+    assert checkpoint.read_index(tmp_path) == {"last": name(7), "kept": [name(7)], "wers": {}}  # its validation is due
+
+
+def test_a_signal_in_the_last_batch_of_validation(tmp_path: Path) -> None:
+    callback: Any = RunCheckpoints(tmp_path, every_steps=0, keep_last=1)
+    trainer: Any = Trainer()
+    trainer.global_step, callback.signal_number = 7, signal.SIGTERM
+    with pytest.raises(Interrupted):
+        callback.on_train_epoch_end(trainer, None)
+    assert checkpoint.read_index(tmp_path)["epoch_ended_at"] == 7
 
 
 CONFIG = Config.model_validate(
