@@ -225,16 +225,16 @@ class RunCheckpoints(lightning.Callback):
             raise Interrupted(signal_number)
 
     def _asked(self, trainer: lightning.Trainer) -> tuple[int, bool]:
-        """The signal that asked to stop, 0 if none did, and whether a checkpoint is due."""
+        """The signal that asked any rank to stop, 0 if none did, and whether a checkpoint is due."""
         is_due = bool(self.every_steps) and trainer.global_step % self.every_steps == 0
-        if self.every_minutes:
+        if self.every_minutes and trainer.is_global_zero:
             is_due |= time.monotonic() - self._saved_at_seconds >= 60 * self.every_minutes
         if trainer.world_size == 1:
             return self.signal_number, is_due
-        # As rank 0 says: ranks that decided for themselves would save while others wait in the next step. The tensor
-        # is the CPU's and so is the group, or each step would wait for the GPU to end the one before.
+        # All alike: ranks that decided for themselves would save while others wait in the next step. The tensor is the
+        # CPU's and so is the group, or each step would wait for the GPU to end the one before.
         asked = torch.tensor([self.signal_number, is_due])
-        dist.broadcast(asked, 0, group=self._group)
+        dist.all_reduce(asked, dist.ReduceOp.MAX, group=self._group)
         signal_number, is_due = asked.tolist()
         return signal_number, bool(is_due)
 

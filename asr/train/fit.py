@@ -26,11 +26,13 @@ from asr.data.plan import BatchPlan
 from asr.data.utterance_losses import UtteranceLosses
 from asr.decode.evaluate import evaluate_corpus, print_report
 from asr.decode.recognizer import Recognizer
-from asr.errors import DataError, TrainingError
+from asr.errors import ConfigError, DataError, TrainingError
 from asr.model import SpeechModel
 from asr.text.tokenizer import Tokenizer
 from asr.train import warm_start
 from asr.train.checkpoints import Interrupted, RunCheckpoints, newest_sound
+from asr.train.doctor.device import check_device
+from asr.train.doctor.report import Verdict
 from asr.train.doctor.start import warn_before_training
 from asr.train.guard import SkippedSteps
 from asr.train.left_out import LeftOut, drop_untrainable, leave_out
@@ -62,6 +64,9 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
     Raises:
         ConfigError, DataError: the data or a setting cannot be used; nothing has been trained.
     """
+    device = check_device(config)
+    if device.verdict is Verdict.ERROR:
+        raise ConfigError(f"{device.message}; to mend it: {device.fix}")
     set_up_process(config)
     ledger = Ledger(run / "ledger.jsonl")
     train_corpus = Corpus.open([folders[name] for name in config.data.train], config.data.sample_rate_hz)

@@ -19,7 +19,7 @@ from asr.data.ledger import Ledger
 from asr.data.shard_writer import write_shards
 from asr.data.shards import ShardReader
 from asr.types import Utterance
-from tests.integration.conftest import Start, assert_same, final_state, finish, wait_for_checkpoint
+from tests.integration.conftest import Start, assert_same, final_state, finish, other_ranks, wait_for_checkpoint
 from tests.support import train_tones
 from tests.support.damage import damage
 from tests.support.tones import RATE_HZ, prepare, sing, texts, write_corpus
@@ -65,6 +65,18 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert checkpoint.read_index(run)["last"] != checkpoint.read_index(uninterrupted)["last"]
     finish(start([*overrides, "resume=true"]))
     assert_same(run, uninterrupted)
+
+
+def test_a_signal_to_one_rank_stops_all(start: Start, tmp_path: Path) -> None:
+    """As where a cluster takes one machine of several away."""
+    run = tmp_path / "run"
+    process = start([f"run_dir={run}", "trainer.devices=2", "trainer.max_epochs=500", "data.test=[]"])
+    wait_for_checkpoint(run, process)
+    (rank,) = other_ranks(process)
+    os.kill(rank, signal.SIGTERM)
+    output = finish(process, 128 + signal.SIGTERM)
+    assert output.count(f"stopped by SIGTERM; to go on, add: run_dir={run} resume=true") == 2
+    checkpoint.verify(run / checkpoint.read_index(run)["last"])
 
 
 SLOW_VALIDATION = """

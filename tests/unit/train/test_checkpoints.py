@@ -121,24 +121,25 @@ def test_what_a_killed_writer_left_is_removed_at_the_start(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("signal_number", "is_due"), [(0, False), (15, False), (0, True)])
-def test_ranks_do_as_rank_0_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal_number: int, is_due: bool
-) -> None:
-    """Whatever their own clocks and signals say."""
+def test_ranks_do_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal_number: int, is_due: bool) -> None:
+    """A signal to any rank stops all, as where one machine of several is taken away; of the clocks rank 0's counts."""
 
-    def broadcast(tensor: torch.Tensor, source: int, group: str) -> None:
-        assert (source, group, tensor.device.type) == (0, "the CPU's", "cpu")
-        tensor.copy_(torch.tensor([signal_number, is_due]))
+    def all_reduce(tensor: torch.Tensor, operation: dist.ReduceOp, group: str) -> None:
+        assert (operation, group, tensor.device.type) == (dist.ReduceOp.MAX, "the CPU's", "cpu")
+        tensor.copy_(torch.maximum(tensor, torch.tensor([signal_number, is_due])))  # what other ranks say
 
     monkeypatch.setattr(dist, "new_group", lambda backend, timeout: {"gloo": "the CPU's"}[backend])
-    monkeypatch.setattr(dist, "broadcast", broadcast)
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
     callback: Any = RunCheckpoints(tmp_path, every_steps=0, every_minutes=1.0, keep_last=1)
     trainer: Any = Trainer(world_size=2)
     callback.on_train_start(trainer, None)
     callback.teardown(trainer, None, "fit")
-    for callback._saved_at_seconds in (time.monotonic(), time.monotonic() - 99.0):
-        for callback.signal_number in (0, 2):
-            assert callback._asked(trainer) == (signal_number, is_due)
+    for trainer.is_global_zero in (True, False):
+        for callback._saved_at_seconds in (time.monotonic(), time.monotonic() - 99.0):
+            late = trainer.is_global_zero and time.monotonic() - callback._saved_at_seconds > 60
+            for callback.signal_number in (0, 2):
+                expected = max(signal_number, callback.signal_number), is_due or late
+                assert callback._asked(trainer) == expected
 
 
 def test_only_ctrl_c_may_be_asked_for_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,6 +38,12 @@ def test_resuming_needs_a_folder(tmp_path: Path) -> None:
         train(settings(tmp_path, run_dir=None, resume=True), refuse)
 
 
+def test_gpus_that_are_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(ConfigError, match=r"0 GPUs here, trainer.devices=1; to mend it: trainer.accelerator=cpu, or a"):
+        train(settings(tmp_path, trainer={"accelerator": "gpu"}), lambda config: {})
+
+
 def test_folders_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"data\.cache=.*file/data: the folder cannot be made: Not a directory"):
