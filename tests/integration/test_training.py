@@ -63,7 +63,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     output = finish(process, 128 + number)
     assert f"run_dir={run} resume=true" in output
     assert checkpoint.read_index(run)["last"] != checkpoint.read_index(uninterrupted)["last"]
-    finish(start([*overrides, "resume=true"]))
+    assert "other settings" not in finish(start([*overrides, "resume=true"]))
     assert_same(run, uninterrupted)
 
 
