@@ -96,11 +96,19 @@ def save(
         temporary.rename(folder)
         fsync_folder(folder.parent)
     except (OSError, RuntimeError) as error:  # torch.save and safetensors report a full disk as RuntimeError too
+        free = _free_mebibytes(folder.parent)
         raise CheckpointError(
-            f"{folder}: the checkpoint could not be written: {error}; older ones are as before"
+            f"{folder}: the checkpoint could not be written: {error} ({free} on that disk); older ones are as before"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _free_mebibytes(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free / 2**20:.1f} MiB free"
+    except OSError:
+        return "no such folder"
 
 
 def versions() -> dict[str, str]:
@@ -217,9 +225,13 @@ def verify(folder: Path) -> None:
     """Compare every file with its checksum.
 
     Raises:
-        CheckpointError: a file is missing or differs; the message names it.
+        CheckpointError: a file is missing, or differs, or has no checksum; the message names it.
     """
-    for name, expected in read_sums(folder).items():
+    sums = read_sums(folder)
+    for name in (WEIGHTS, CONFIG, TOKENIZER, PROVENANCE, TRAINER):
+        if name not in sums and (name != TRAINER or (folder / TRAINER).exists()):
+            raise CheckpointError(f"{folder / SUMS}: damaged: it lacks {name}; take another checkpoint of this run")
+    for name, expected in sums.items():
         file = folder / name
         got = _sha256(file) if file.is_file() else "no such file"
         if got != expected:

@@ -77,6 +77,19 @@ class Batch:
         """The same batch in page-locked memory; called by torch's DataLoader."""
         return self._map(lambda tensor: tensor.pin_memory())
 
+    def part(self, items: slice) -> Batch:
+        """Some of its items, without the padding that only others need; what was dropped stays with the whole."""
+        part = self._map(lambda tensor: tensor[items])
+        samples, all_samples = int(part.audio_lengths.sum()), int(self.audio_lengths.sum())
+        return replace(
+            part,
+            audio=part.audio[:, : int(part.audio_lengths.max())],
+            ids=self.ids[items],
+            texts=self.texts[items],
+            seconds=self.seconds * samples / all_samples,
+            dropped=(),
+        )
+
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         names = ("audio", "audio_lengths", "targets", "target_lengths", "seeds", "numbers")
         tensors = {name: getattr(self, name) for name in names}

@@ -17,6 +17,7 @@ from asr.data.corpus import Corpus
 from asr.data.plan import BatchPlan
 from asr.data.remote import Unreachable
 from asr.data.workers import follow_parent
+from asr.errors import DataError
 from asr.types import Batch, Drop
 
 SILENT_STAND_IN_SAMPLES = 1  # a rank or batch with nothing to do gets one item of this many padding samples
@@ -181,7 +182,26 @@ class BatchLoader:
             if self._next != (epoch, place):
                 self._items = self._read_from(epoch, place)
             self._next = (epoch, place + 1) if place + 1 < len(self) else (epoch + 1, 0)
-            yield reached(next(self._items))
+            yield reached(self._read())
+
+    def _read(self) -> Batch | Unreachable:
+        """The next item.
+
+        Raises:
+            DataError: the process that was to read it is gone.
+        """
+        try:
+            return next(self._items)
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            said = str(error) or type(error).__name__
+            # Errors of that process's own come with a traceback. It may be gone while it hands a batch over.
+            gone = not isinstance(error, RuntimeError) or "DataLoader worker (pid" in said
+            if not self.num_workers or not gone or "Traceback" in said:
+                raise
+            raise DataError(
+                "a process that reads audio is gone, killed by somebody or for memory: a lower data.num_workers takes "
+                f"less, also of /dev/shm; the system's log may say more ({said.splitlines()[0]})"
+            ) from error
 
     def _read_from(self, epoch: int, place: int) -> Iterator[Batch | Unreachable]:
         """Items without end, from here on."""

@@ -12,19 +12,21 @@ class WeightAverage:
     The decay grows as (1 + step) / (10 + step) up to `decay`, so that the first, random weights are soon forgotten.
 
     Attributes:
-        tensors: name -> average, on the model's device; with the step they are the whole state.
+        tensors: name -> average, where the model was or `to` moved them; with the step they are the whole state.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.tensors = {name: tensor.detach().clone() for name, tensor in _floating(model).items()}
 
+    def to(self, device: torch.device) -> None:
+        """Move the average to the model's device."""
+        self.tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Move the average towards the model, after optimiser step `step`."""
         current = _floating(model)
-        if any(self.tensors[name].device != tensor.device for name, tensor in current.items()):
-            self.tensors = {name: self.tensors[name].to(tensor.device) for name, tensor in current.items()}
         decay = min(self.decay, (1 + step) / (10 + step))
         averages = [self.tensors[name] for name in current]
         torch._foreach_lerp_(averages, list(current.values()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]

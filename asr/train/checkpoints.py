@@ -158,7 +158,7 @@ def with_checkpoint(
 
 
 class RunCheckpoints(lightning.Callback):
-    """Saves at each epoch's end, every n steps or minutes if asked, and when a signal asks to stop.
+    """Saves at each epoch's end, every n steps or minutes if asked, and when a signal asks to stop, also in validation.
 
     Args:
         run: the run folder; checkpoints go to `run/checkpoints/step-NNNNNNNN`.
@@ -207,24 +207,34 @@ class RunCheckpoints(lightning.Callback):
         if signal_number:
             raise Interrupted(signal_number)
 
+    def on_validation_batch_start(
+        self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if signal_number := self._asked(trainer)[0]:
+            pl_module.leave_validation()
+            self._save(trainer)  # of the epoch's last step; the resumed run validates it
+            raise Interrupted(signal_number)
+
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._wer = float(trainer.callback_metrics["validation/wer"])  # which stays there in epochs without validation
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         wer, self._wer = self._wer, None
         self._save(trainer, wer, ended=True)
+        if signal_number := self._asked(trainer)[0]:  # it came in the last batch of validation
+            raise Interrupted(signal_number)
 
     def _asked(self, trainer: lightning.Trainer) -> tuple[int, bool]:
-        """The signal that asked to stop, 0 if none did, and whether a checkpoint is due."""
+        """The signal that asked any rank to stop, 0 if none did, and whether a checkpoint is due."""
         is_due = bool(self.every_steps) and trainer.global_step % self.every_steps == 0
-        if self.every_minutes:
+        if self.every_minutes and trainer.is_global_zero:
             is_due |= time.monotonic() - self._saved_at_seconds >= 60 * self.every_minutes
         if trainer.world_size == 1:
             return self.signal_number, is_due
-        # As rank 0 says: ranks that decided for themselves would save while others wait in the next step. The tensor
-        # is the CPU's and so is the group, or each step would wait for the GPU to end the one before.
+        # All alike: ranks that decided for themselves would save while others wait in the next step. The tensor is the
+        # CPU's and so is the group, or each step would wait for the GPU to end the one before.
         asked = torch.tensor([self.signal_number, is_due])
-        dist.broadcast(asked, 0, group=self._group)
+        dist.all_reduce(asked, dist.ReduceOp.MAX, group=self._group)
         signal_number, is_due = asked.tolist()
         return signal_number, bool(is_due)
 
@@ -242,7 +252,9 @@ class RunCheckpoints(lightning.Callback):
             shutil.rmtree(self.run / stale, ignore_errors=True)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number:  # asked twice: stop at once
-            raise KeyboardInterrupt
+        if self.signal_number:
+            if number == signal.SIGINT:  # Ctrl-C again: at once
+                raise KeyboardInterrupt
+            return  # launchers pass on what the process has been sent already
         self.signal_number = number
         print(f"\n{signal.Signals(number).name}: saving after this step, then stopping", file=sys.stderr, flush=True)

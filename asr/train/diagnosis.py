@@ -25,9 +25,19 @@ LEARNT = 0.8  # of guessing's loss, or less: the audio is made use of
 LOST = 1.0  # of guessing's loss, or more, by a model that had learnt: no use is made of the audio any more
 WRONG, CERTAIN = 2.0, 0.2  # loss of so much or more with an entropy of so much or less, both of guessing's loss
 VANISHED = 1e-3  # of the gradient norm at the first look; a plateau's is 70 times that
-LONGEST_PLATEAU_STEPS = 3000  # some thirty times AN4's
+# A training that has learnt nothing is stuck when a quarter of it is over, within these bounds, or a tenth, if that is
+# more: AN4's plateau ends after 150 steps, large models on hundreds of hours may take thousands. Measured with the
+# language of tones (540 steps; a healthy one learns within 90): with transcripts shuffled or audio zeroed it stays at
+# 0.96 to 1.05 of guessing's loss; with a ten thousandth to a hundredth of the right learning rate at 3.2 to 6 times it.
+SHORTEST_PATIENCE_STEPS, LONGEST_PATIENCE_STEPS = 500, 3000
+FAR = 2.0  # of guessing's loss, or more, by a model that is not sure of anything: it is still about where it began
 RECENT_STEPS, RECENT_LOOKS = 20, 3  # something has to hold so long before it is said; batches differ
 REMEMBERED = 50  # looks of which the usual gradient norm is the median
+
+
+def patience_steps(total_steps: int) -> int:
+    """Steps in which a training of so many has to begin to learn, or it is stuck."""
+    return max(SHORTEST_PATIENCE_STEPS, min(LONGEST_PATIENCE_STEPS, total_steps // 4), total_steps // 10)
 
 
 def guessing_loss(targets: Iterable[Sequence[int]]) -> float:
@@ -83,21 +93,22 @@ class Diagnosis:
 
     Args:
         guessing: `guessing_loss` of the training's transcripts.
+        patience: `patience_steps` of its length.
 
     Attributes:
         verdict, before: the present one, and the one that it was before the last look.
         has_learnt: whether it ever made use of the audio.
-        best_loss: of any look so far; first_norm: of the gradient at the first look. nan before that.
-        plateau_since: the look at which its plateau began.
+        best_loss: of any look so far; nan before the first.
+        first: the first look that saw a gradient; None before it.
         windows: the last looks.
     """
 
-    def __init__(self, guessing: float) -> None:
-        self.guessing = guessing
+    def __init__(self, guessing: float, *, patience: int) -> None:
+        self.guessing, self.patience = guessing, patience
         self.verdict = self.before = Verdict.BEGINNING
         self.has_learnt = False
-        self.best_loss = self.first_norm = float("nan")
-        self.plateau_since: Window | None = None
+        self.best_loss = float("nan")
+        self.first: Window | None = None
         self.windows: deque[Window] = deque(maxlen=REMEMBERED)
 
     def add(self, window: Window) -> bool:
@@ -107,14 +118,19 @@ class Diagnosis:
             return False
         self.windows.append(window)
         self.best_loss = min(window.loss, self.best_loss)  # in this order: a number, if one of them is
-        if math.isnan(self.first_norm):
-            self.first_norm = window.gradient_norm
+        if self.first is None and not math.isnan(window.gradient_norm):
+            self.first = window
         self.verdict = self._judge()
         return self.verdict != self.before
 
     def is_surely_wrong(self, window: Window) -> bool:
         """Whether the model was sure of its output, which the transcripts say is wrong."""
         return window.loss >= WRONG * self.guessing and window.entropy <= CERTAIN * self.guessing
+
+    @property
+    def first_norm(self) -> float:
+        """Of the gradient at the first look; nan before it."""
+        return float("nan") if self.first is None else self.first.gradient_norm
 
     def _recent(self) -> list[Window]:
         """The last looks, as many as a verdict needs; none if there are not so many."""
@@ -137,13 +153,13 @@ class Diagnosis:
         if self.has_learnt:
             lost = silent or all(w.loss >= LOST * guessing for w in recent)
             return Verdict.COLLAPSE if lost else self.verdict
-        if not silent or self.verdict in (Verdict.STUCK, Verdict.COLLAPSE):  # only learning ends those
+        if self.verdict in (Verdict.STUCK, Verdict.COLLAPSE):  # only learning ends those
             return self.verdict
-        if all(w.gradient_norm <= VANISHED * self.first_norm for w in recent):
+        if silent and all(w.gradient_norm <= VANISHED * self.first_norm for w in recent):
             return Verdict.COLLAPSE
-        self.plateau_since = self.plateau_since or recent[0]
-        steps = recent[-1].step - self.plateau_since.step
-        return Verdict.STUCK if steps > LONGEST_PLATEAU_STEPS else Verdict.PLATEAU
+        if self.first is not None and recent[-1].step - self.first.step >= self.patience:
+            return Verdict.STUCK
+        return Verdict.PLATEAU if silent else self.verdict
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
@@ -151,14 +167,15 @@ class Diagnosis:
             "verdict": self.verdict.value,
             "has_learnt": self.has_learnt,
             "best_loss": self.best_loss,
-            "first_norm": self.first_norm,
-            "plateau_since": None if self.plateau_since is None else astuple(self.plateau_since),
+            "first": None if self.first is None else astuple(self.first),
             "windows": [astuple(window) for window in self.windows],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
+        if "first" not in state:  # of a former version: begin anew
+            return
         self.verdict, self.has_learnt = Verdict(state["verdict"]), state["has_learnt"]
-        self.best_loss, self.first_norm = state["best_loss"], state["first_norm"]
-        self.plateau_since = None if state["plateau_since"] is None else Window(*state["plateau_since"])
+        self.best_loss = state["best_loss"]
+        self.first = None if state["first"] is None else Window(*state["first"])
         self.windows = deque((Window(*row) for row in state["windows"]), maxlen=REMEMBERED)

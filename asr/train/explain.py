@@ -6,19 +6,20 @@ import math
 from collections.abc import Callable
 from statistics import median
 
-from asr.train.diagnosis import SILENT, VANISHED, Diagnosis, Verdict, Window
+from asr.config.schema import Optim
+from asr.train.diagnosis import FAR, SILENT, VANISHED, Diagnosis, Verdict, Window
 
 EXPLODED = 10.0  # times the gradient norm that was usual while the loss still fell
 PAGE = "docs/training-guard.md"
 
 
-def explain(diagnosis: Diagnosis, *, learning_rate: float, gradient_clip: float) -> str:
+def explain(diagnosis: Diagnosis, *, learning_rate: float, optim: Optim) -> str:
     """One line about a verdict that is new; empty where there is nothing that a user has to know.
 
     Args:
         diagnosis: after its last look.
         learning_rate: of the last step.
-        gradient_clip: as in the configuration; 0: none.
+        optim: the settings.
     """
     now, verdict, before = diagnosis.windows[-1], diagnosis.verdict, diagnosis.before
     loss = f"the loss is {now.loss:.3g} a token, guessing tokens by how often they come costs {diagnosis.guessing:.3g}"
@@ -28,16 +29,9 @@ def explain(diagnosis: Diagnosis, *, learning_rate: float, gradient_clip: float)
             f"gradients still arrive (norm {now.gradient_norm:.3g}). Nothing to do"
         )
     elif verdict == Verdict.STUCK:
-        assert diagnosis.plateau_since is not None
-        said = (
-            f"STUCK: {_output(now)}, and has been so for {now.step - diagnosis.plateau_since.step} steps, longer than "
-            f"CTC's plateau usually is: {loss}, {diagnosis.plateau_since.loss:.3g} when it began; gradient norm "
-            f"{now.gradient_norm:.3g}. Check that transcripts belong to their audio (asr doctor, asr ledger); begin "
-            "with short utterances (data.sorta_grad=true); try a third of the learning rate, or three times as much "
-            f"(optim.learning_rate, now {learning_rate:.2g})"
-        )
+        said = f"STUCK: {_output(now)}; {loss}. {_why_stuck(diagnosis, optim)}"
     elif verdict == Verdict.COLLAPSE:
-        reason = _reason(diagnosis, learning_rate=learning_rate, gradient_clip=gradient_clip)
+        reason = _reason(diagnosis, learning_rate=learning_rate, gradient_clip=optim.gradient_clip)
         said = f"COLLAPSE: {_output(now)}; {loss}. {reason}"
     elif before == Verdict.COLLAPSE:
         said = f"it learns again: {loss}; {_output(now)}"
@@ -52,6 +46,27 @@ def _output(window: Window) -> str:
     if window.spoken < SILENT:
         return f"the output is blanks only ({100 * window.blank_rate:.1f} % of frames)"
     return f"the output has {window.spoken:.2f} frames a token that are not blank"
+
+
+def _why_stuck(diagnosis: Diagnosis, optim: Optim) -> str:
+    """Why it has not begun to learn, as far as can be seen, and what to do."""
+    now, first = diagnosis.windows[-1], diagnosis.first
+    assert first is not None
+    began = (
+        f"In {now.step - first.step} steps it has learnt nothing from the audio: the loss began at {first.loss:.3g} and"
+    )
+    rate = f"(now optim.learning_rate={optim.learning_rate:g})"
+    if now.loss >= FAR * diagnosis.guessing and now.entropy >= first.entropy / 2:
+        return (
+            f"{began} is still far above guessing's, with an output about as even as then (entropy {now.entropy:.2g} "
+            f"nats): steps are too short. Raise the learning rate tenfold {rate}, or lower optim.warmup_steps"
+        )
+    return (
+        f"{began} has not fallen well below guessing's, for longer than CTC's plateau usually lasts. Check that "
+        "transcripts belong to their audio and that it is not silent (asr doctor, asr ledger, asr show augment); begin "
+        "with short utterances (data.sorta_grad=true); try a third of the learning rate, or three times as much "
+        f"{rate}"
+    )
 
 
 def _reason(diagnosis: Diagnosis, *, learning_rate: float, gradient_clip: float) -> str:

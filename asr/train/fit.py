@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import signal
@@ -17,22 +18,25 @@ import torch
 from numpy.typing import NDArray
 
 from asr import checkpoint, model
-from asr.config import Config
+from asr.config import Config, from_yaml
+from asr.config.differences import differences
 from asr.data.corpus import Corpus
 from asr.data.ledger import Ledger
 from asr.data.plan import BatchPlan
 from asr.data.utterance_losses import UtteranceLosses
 from asr.decode.evaluate import evaluate_corpus, print_report
 from asr.decode.recognizer import Recognizer
-from asr.errors import DataError, TrainingError
+from asr.errors import ConfigError, DataError, TrainingError
 from asr.model import SpeechModel
 from asr.text.tokenizer import Tokenizer
 from asr.train import warm_start
 from asr.train.checkpoints import Interrupted, RunCheckpoints, newest_sound
+from asr.train.doctor.device import check_device
+from asr.train.doctor.report import Verdict
 from asr.train.doctor.start import warn_before_training
 from asr.train.guard import SkippedSteps
 from asr.train.left_out import LeftOut, drop_untrainable, leave_out
-from asr.train.out_of_memory import SkippedBatches
+from asr.train.out_of_memory import SkippedBatches, first_line, is_out_of_memory, run_is_short
 from asr.train.output_watch import OutputWatch
 from asr.train.parts import make_loaders, make_task, make_tokenizer, rank, set_up_process
 from asr.train.progress import ProgressLine
@@ -43,6 +47,14 @@ from asr.train.utterance_losses import KeepUtteranceLosses
 from asr.train.watchdog import Watchdog
 from asr.types import Drop
 
+# Settings that decide what weights a training comes to, beside ranks and the kind of device.
+SHAPES_TRAINING = (
+    *("seed", "text", "features", "augment", "front_end", "stack", "head", "optim"),
+    *(f"trainer.{name}" for name in ("max_epochs", "max_steps", "pieces", "precision")),
+    *(f"data.{name}" for name in ("train", "weights", "temperature", "sample_rate_hz", "min_seconds", "max_seconds")),
+    *(f"data.{name}" for name in ("batch_seconds", "max_batch_items", "length_jitter", "sorta_grad")),
+)
+DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 NORMALIZATION_UTTERANCES = 1000  # enough for a mean and variance of each bin to three digits
 
 
@@ -52,6 +64,9 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
     Raises:
         ConfigError, DataError: the data or a setting cannot be used; nothing has been trained.
     """
+    device = check_device(config)
+    if device.verdict is Verdict.ERROR:
+        raise ConfigError(f"{device.message}; to mend it: {device.fix}")
     set_up_process(config)
     ledger = Ledger(run / "ledger.jsonl")
     train_corpus = Corpus.open([folders[name] for name in config.data.train], config.data.sample_rate_hz)
@@ -59,8 +74,8 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
 
     torch.manual_seed(config.seed)
     resume_from = newest_sound(run, quiet=bool(rank(config))) if config.resume else None
-    if config.resume and resume_from is None and not rank(config):
-        print(f"resume=true: {run} holds no checkpoint; training begins at step 0", file=sys.stderr)
+    if config.resume and not rank(config):
+        _say_what_is_resumed(config, run, resume_from)
     tokenizer = make_tokenizer(config, train_corpus, resume_from)
     speech_model = model.build(config, tokenizer.num_tokens)
     _drop_unusable(config, train_corpus, tokenizer, speech_model, ledger)
@@ -77,7 +92,13 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
         KeepUtteranceLosses(UtteranceLosses(train_corpus)),  # first, so that checkpoints hold each step's
         SkippedSteps(run, every_steps=config.trainer.log_every_steps, most_in_a_row=config.trainer.max_skipped_steps),
         SkippedBatches(run, loaders[0].dataset, most_in_a_row=config.trainer.max_skipped_steps),
-        OutputWatch(train_corpus, tokenizer.encode, config.optim, every_steps=config.trainer.log_every_steps),
+        OutputWatch(
+            train_corpus,
+            tokenizer.encode,
+            config.optim,
+            every_steps=config.trainer.log_every_steps,
+            total_steps=task.total_steps,
+        ),
         RunCheckpoints(
             run,
             every_steps=config.trainer.checkpoint_every_steps,
@@ -101,7 +122,16 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which launchers end the other ranks when the first one ends
         print(f"stopped by {stopped}; to go on, add: run_dir={run} resume=true", file=sys.stderr)
         sys.exit(128 + stopped.signal_number)
-    except RuntimeError as error:
+    except OSError as error:
+        if error.errno not in DISK_REFUSES:
+            raise
+        raise TrainingError(
+            f"{error.filename or run}: cannot be written: {error.strerror}; make room, and to go on from the last "
+            f"checkpoint add: run_dir={run} resume=true"
+        ) from error
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise run_is_short(error, run=run, step=trainer.global_step, task=task) from error
         if not is_lost_rank(error):
             raise
         raise TrainingError(
@@ -109,7 +139,29 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
             f"checkpoint add: run_dir={run} resume=true ({str(error).splitlines()[0]})"
         ) from error
     if trainer.is_global_zero:
-        _test(config, folders, run, ledger)
+        try:
+            _test(config, folders, run, ledger)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"out of memory in the test at the end ({first_line(error)}); training is done. To evaluate only: "
+                f"run_dir={run} resume=true decode.batch_seconds={config.decode.batch_seconds / 2:g}"
+            ) from error
+
+
+def _say_what_is_resumed(config: Config, run: Path, resume_from: Path | None) -> None:
+    """Unless it is what the run was: the same settings, from its last step."""
+    if resume_from is None:
+        print(f"resume=true: {run} holds no checkpoint; training begins at step 0", file=sys.stderr)
+        return
+    before = from_yaml((resume_from / checkpoint.CONFIG).read_text(), source=str(resume_from / checkpoint.CONFIG))
+    if others := differences(config, before, SHAPES_TRAINING):
+        print(
+            f"resume=true: other settings than {resume_from} has, so the run does not end where it would have ended: "
+            + "; ".join(others),
+            file=sys.stderr,
+        )
 
 
 def _test(config: Config, folders: Mapping[str, Path | str], run: Path, ledger: Ledger) -> None:

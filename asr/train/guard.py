@@ -6,6 +6,7 @@ Whether it is finite stays on the device, where the optimiser looks at it: no st
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,8 +62,11 @@ class StepGuard:
 def write_skipped(run: Path, rank: int, row: Mapping[str, Any]) -> Path:
     """Add a line to the file in which a rank names the steps that it skipped; gives the file."""
     path = run / f"skipped-{rank}.jsonl"
-    with path.open("a", encoding="utf-8") as handle:
-        handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+    line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    with path.open("a+b") as handle:
+        if handle.seek(0, os.SEEK_END) and os.pread(handle.fileno(), 1, handle.tell() - 1) != b"\n":
+            line = b"\n" + line  # the last one was cut off when its writer was killed
+        handle.write(line)
     return path
 
 

@@ -1,9 +1,14 @@
-"""A batch for which memory does not suffice is skipped, named, and left out again when the run is resumed."""
+"""What becomes of a run when memory does not suffice.
+
+A training batch is skipped, named, and left out again when the run is resumed; one of validation is taken in halves.
+Everything else ends the run, with the reason and what makes room.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,8 +22,9 @@ from asr.train.guard import write_skipped
 from asr.types import Batch
 
 REASON = "out of memory"  # in skipped-RANK.jsonl
-# What torch's CPU allocator, the C++ library, cuBLAS and cuDNN say where they have no error type of their own.
-_WORDS = ("can't allocate memory", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+# In what the CUDA driver, NCCL, Triton, torch's CPU allocator, the C++ library, cuBLAS, cuFFT and cuDNN say; of these
+# torch makes errors that have no type of their own.
+_WORDS = ("out of memory", "can't allocate memory", "std::bad_alloc", "_ALLOC_FAILED", "_ALLOCATION_FAILED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -26,6 +32,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without torch's advice and stacks."""
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 class SkippedBatches(lightning.Callback):
@@ -99,7 +110,7 @@ class SkippedBatches(lightning.Callback):
         row = {"reason": REASON, "step": step, "epoch": position[0], "batch": position[1], "ids": ids}
         row |= {"seeds": torch.cat([batch.seeds for batch in batches]).tolist(), "longest_seconds": round(seconds, 3)}
         path = write_skipped(self.run, trainer.global_rank, row)
-        what = f"{len(ids)} utterances of up to {seconds:.1f} s ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
+        what = _named(ids, seconds)
         if trainer.world_size == 1:
             _say(f"step {step} skipped: out of memory on {what}; nothing was changed; {path} names them")
             return
@@ -133,6 +144,59 @@ def remembered(run: Path, dataset: BatchDataset) -> set[tuple[int, int]]:
             else:
                 _say(f"{path}:{number}: ran out of memory with other settings or data; it is not left out")
     return positions
+
+
+def say_short_in_validation(batch: Batch) -> None:
+    """Name a batch of validation, or an utterance, for which memory does not suffice."""
+    longest = batch.seconds * int(batch.audio_lengths.max()) / max(1, int(batch.audio_lengths.sum()))
+    what = _named(batch.ids, longest)
+    if len(batch.ids) > 1:
+        _say(f"validation: out of memory on {what}: taken in halves. A lower data.batch_seconds spares this detour")
+    else:
+        _say(
+            f"validation: out of memory on {what}: counts as not recognised at all. Set trainer.precision=bf16, "
+            "or cut it into shorter ones"
+        )
+
+
+def state_bytes(task: Any) -> int:
+    """What a `CtcTask` holds whatever its batches are: weights, gradients, momenta, the average of weights."""
+    momenta = 2 if task.optim.name == "adamw" else bool(task.optim.momentum)
+    copies = 1 + 1 + momenta + bool(task.optim.ema_decay)
+    return copies * sum(parameter.nbytes for parameter in task.model.parameters())
+
+
+def state_size(task: Any) -> str:
+    """The same in words."""
+    parameters = sum(parameter.numel() for parameter in task.model.parameters())
+    held = "gradients, momenta and average" if task.optim.ema_decay else "gradients and momenta"
+    return f"{state_bytes(task) / 2**30:.2f} GiB for {parameters / 1e6:.2f} M parameters, their {held}"
+
+
+def run_is_short(error: BaseException, *, run: Path, step: int, task: Any) -> TrainingError:
+    """What to tell of an error that no single batch is to blame for.
+
+    Args:
+        error: says that memory does not suffice.
+        run: the run folder.
+        step: the last one that was taken.
+        task: what is trained, a `CtcTask`.
+    """
+    said = first_line(error)
+    if not task.may_skip:  # training has not begun
+        return TrainingError(
+            f"out of memory before the first batch: training needs {state_size(task)} ({said}). Take a smaller model "
+            "(asr stack compares them); optim.name=sgd has one momentum in place of two, optim.ema_decay=0 no average"
+        )
+    return TrainingError(
+        f"step {step}: out of memory outside of the model's own passes ({said}). A lower data.batch_seconds leaves "
+        f"room; to go on from the last checkpoint add: run_dir={run} resume=true"
+    )
+
+
+def _named(ids: Sequence[str], longest_seconds: float) -> str:
+    count = f"{len(ids)} utterance{'s' if len(ids) != 1 else ''}"
+    return f"{count} of up to {longest_seconds:.1f} s ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
 
 
 def _say(text: str) -> None:

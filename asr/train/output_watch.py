@@ -12,7 +12,7 @@ import numpy as np
 
 from asr.config.schema import Optim
 from asr.data.corpus import Corpus
-from asr.train.diagnosis import Diagnosis, guessing_loss
+from asr.train.diagnosis import Diagnosis, guessing_loss, patience_steps
 from asr.train.explain import explain
 from asr.train.measures import Measures
 from asr.types import Batch
@@ -31,14 +31,23 @@ class OutputWatch(lightning.Callback):
         encode: text -> token ids.
         optim: for the diagnosis's advice.
         every_steps: how often to look.
+        total_steps: of the whole training.
     """
 
-    def __init__(self, corpus: Corpus, encode: Callable[[str], list[int]], optim: Optim, *, every_steps: int) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        encode: Callable[[str], list[int]],
+        optim: Optim,
+        *,
+        every_steps: int,
+        total_steps: int,
+    ) -> None:
         self.every_steps = every_steps
         spread = np.linspace(0, len(corpus) - 1, min(len(corpus), GUESSING_UTTERANCES)).astype(int)
         guessing = guessing_loss(encode(corpus.texts[index]) for index in spread)
-        self.diagnosis = Diagnosis(guessing)
-        self.gradient_clip = optim.gradient_clip
+        self.diagnosis = Diagnosis(guessing, patience=patience_steps(total_steps))
+        self.optim = optim
         quartiles = np.quantile(corpus.num_samples, QUARTILES) / corpus.sample_rate_hz
         ends = sorted({round(float(seconds), 1) for seconds in quartiles})
         self.bounds = tuple(round(seconds * corpus.sample_rate_hz) for seconds in ends)
@@ -70,7 +79,7 @@ class OutputWatch(lightning.Callback):
             logger.log_metrics({name: value for name, value in figures.items() if math.isfinite(value)}, step - 1)
         if self.diagnosis.add(window) and trainer.is_global_zero:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
-            if said := explain(self.diagnosis, learning_rate=rate, gradient_clip=self.gradient_clip):
+            if said := explain(self.diagnosis, learning_rate=rate, optim=self.optim):
                 print(said, file=sys.stderr, flush=True)
 
     def state_dict(self) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def leave_group() -> None:
     dist.destroy_process_group()
 
 
-def is_lost_rank(error: RuntimeError) -> bool:
+def is_lost_rank(error: BaseException) -> bool:
     """Whether a collective failed because another rank is no longer there, as gloo or NCCL says it."""
     import torch.distributed as dist
 

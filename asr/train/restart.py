@@ -1,8 +1,9 @@
-"""Where Lightning goes on from a checkpoint that was written at the end of an epoch.
+"""Where Lightning goes on from a checkpoint.
 
-Left to itself it takes the counts that it had noted when the checkpoint was written, and depending on the hook in which
-that was it leaves out the validation, or begins the data anew. Where a run stands follows from its steps alone, and
-from whether the epoch's validation is done.
+Left to itself it takes the counts that it had noted when the checkpoint was written. Depending on the hook in which
+that was it leaves out the validation, counts an epoch that is not over, or begins the data anew; and where an epoch has
+another number of batches now, its counts fit neither. Where a run stands follows from its steps alone, and from whether
+the epoch's validation is done.
 """
 
 from __future__ import annotations
@@ -16,15 +17,24 @@ def restart_epoch_loop(
     """The state of Lightning's fit loop from which it goes on right.
 
     Args:
-        loop: the state as it was saved; in the middle of an epoch it is good as it is.
+        loop: the state as it was saved.
         step: the last one that was taken.
         steps_per_epoch: of this run.
         pieces: batches of a step.
         validate: at an epoch's end: whether validation is still to be done, as Lightning would do it there.
     """
     epoch, rest = divmod(step, steps_per_epoch)
-    if rest or not epoch:
+    if not step:
         return loop
+    if rest:  # to Lightning: at the end of the last batch
+        epochs = _counts(epoch) | {"ready": epoch + 1, "started": epoch + 1}
+        total, current = (_counts(count * pieces) | {"completed": count * pieces - 1} for count in (step, rest))
+        return loop | {
+            "state_dict": {},
+            "epoch_progress": {"total": epochs, "current": epochs},
+            "epoch_loop.state_dict": {"_batches_that_stepped": step - 1},
+            "epoch_loop.batch_progress": {"total": total, "current": current, "is_last_batch": False},
+        }
     # To Lightning an epoch whose validation is outstanding is one whose batches are processed and which is itself not.
     epochs, batches = epoch - validate, steps_per_epoch * pieces * validate
     validations = {"ready": int(validate), "started": int(validate)}

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from asr.config import Config, run_recipe, to_yaml
 from asr.errors import CheckpointError, ConfigError
 from asr.process import prepare_process
-from asr.train.ranks import leave_group, local_rank
+from asr.train.ranks import global_rank, leave_group, local_rank
 
 STATUS_SIGNAL = 128  # and the number of the signal that stopped the run
 Prepare = Callable[[Config], Mapping[str, Path | str]]  # configuration -> split -> folder of shards, or its URL
@@ -38,16 +40,17 @@ def train(config: Config, prepare: Prepare) -> Path:
     run = run_folder(config)
     require_model(config, run)
     folders = prepare_once(config, prepare)
-    _begin(config, run)
-    from asr.train.fit import fit  # torch and Lightning, some seconds
+    with _alone_in(config, run):
+        _begin(config, run)
+        from asr.train.fit import fit  # torch and Lightning, some seconds
 
-    try:
-        fit(config, folders, run)
-    except SystemExit as stop:
-        if isinstance(stop.code, int) and stop.code > STATUS_SIGNAL:  # on every rank
-            leave_group()
-        raise
-    leave_group()
+        try:
+            fit(config, folders, run)
+        except SystemExit as stop:
+            if isinstance(stop.code, int) and stop.code > STATUS_SIGNAL:  # on every rank
+                leave_group()
+            raise
+        leave_group()
     return run
 
 
@@ -93,9 +96,40 @@ def _is_first_here() -> bool:
     return not local_rank()
 
 
-def _begin(config: Config, run: Path) -> None:
-    """Make the run folder, with the full configuration and the command in it."""
+@contextmanager
+def _alone_in(config: Config, run: Path) -> Iterator[None]:
+    """Make the run folder, and keep a second run out of it; killed, this process does so no longer.
+
+    Raises:
+        ConfigError: another process trains in it.
+    """
     _make_folder("run_dir", run)
+    if global_rank(config.trainer.devices):
+        yield
+        return
+    try:
+        lock = (run / ".lock").open("a+")
+    except OSError as error:
+        raise ConfigError(f"run_dir={run}: cannot be written to: {error.strerror}; choose another folder") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ConfigError(
+                f"run_dir={run}: {lock.read().strip() or 'another process'} trains in it; wait for its end, or choose "
+                "another folder"
+            ) from None
+        except OSError:  # some network file systems have no locks
+            pass
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        yield
+
+
+def _begin(config: Config, run: Path) -> None:
+    """Put the full configuration and the command into the run folder."""
     if not _is_first_here():
         return
     (run / "config.yaml").write_text(to_yaml(config))

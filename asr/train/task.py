@@ -19,7 +19,7 @@ from asr.text.tokenizer import Tokenizer
 from asr.train.average import WeightAverage
 from asr.train.guard import StepGuard
 from asr.train.measures import Measures
-from asr.train.out_of_memory import is_out_of_memory
+from asr.train.out_of_memory import is_out_of_memory, say_short_in_validation
 from asr.train.schedule import learning_rate
 from asr.types import Batch
 
@@ -68,6 +68,12 @@ class CtcTask(lightning.LightningModule):
         self.leave_out = False  # this batch: memory did not suffice for it before
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimiser, with all the memory that it and the average of weights will ever take.
+
+        Left to itself torch allocates momenta in the first step, after a batch has shown that there is room without.
+        """
+        if self.average is not None:
+            self.average.to(self.device)
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
         others = [p for p in self.model.parameters() if p.dim() <= 1]  # biases and norms are not decayed
         groups: list[dict[str, Any]] = [
@@ -83,7 +89,12 @@ class CtcTask(lightning.LightningModule):
             for parameter in self.model.parameters() if momentum else ():
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
             return optimizer
-        return torch.optim.AdamW(groups, lr=self.optim.learning_rate, betas=self.optim.betas, fused=True)
+        optimizer = torch.optim.AdamW(groups, lr=self.optim.learning_rate, betas=self.optim.betas, fused=True)
+        for parameter in self.model.parameters():
+            step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": step, **moments}
+        return optimizer
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # The step's randomness and learning rate are functions of its number: nothing to save, nothing to restore.
@@ -158,15 +169,34 @@ class CtcTask(lightning.LightningModule):
         self.edits = [Edits(), Edits()]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        log_probs, lengths = self.model(batch.audio, batch.audio_lengths)
-        for text, path in zip(batch.texts, greedy(log_probs, lengths), strict=False):
-            reference, hypothesis = self.tokenizer.normalize(text), self.tokenizer.decode(path.ids)
+        for text, hypothesis in zip(batch.texts, self._recognise(batch), strict=False):  # a stand-in has no text
+            reference = self.tokenizer.normalize(text)
             self.edits[0] += word_edits(reference, hypothesis)
             self.edits[1] += character_edits(reference, hypothesis)
 
-    def on_validation_epoch_end(self) -> None:
+    def _recognise(self, batch: Batch) -> list[str]:
+        """What the model hears; each half of the batch by itself where memory does not suffice for it at once."""
+        try:
+            log_probs, lengths = self.model(batch.audio, batch.audio_lengths)
+            return [self.tokenizer.decode(path.ids) for path in greedy(log_probs, lengths)]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Here, where the error no longer holds what it was raised among. Ranks do this each for itself: a validation's
+        # forward pass sums nothing over them.
+        say_short_in_validation(batch)
+        if len(batch.ids) < 2:
+            return [""]
+        middle = len(batch.ids) // 2
+        return [*self._recognise(batch.part(slice(middle))), *self._recognise(batch.part(slice(middle, None)))]
+
+    def leave_validation(self) -> None:
+        """Have the training's own weights in the model again."""
         if self.average is not None:
             self.average.swap(self.model)
+
+    def on_validation_epoch_end(self) -> None:
+        self.leave_validation()
         for name, edits in zip(("wer", "cer"), self.edits, strict=True):
             counts = torch.tensor([edits.total, edits.reference_length], device=self.device, dtype=torch.float64)
             total, length = sum_over_ranks(counts).tolist()

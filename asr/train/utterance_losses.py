@@ -37,6 +37,10 @@ class KeepUtteranceLosses(lightning.Callback):
         checkpoint[KEY] = self.losses.state_dict()
 
     def on_load_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        # A checkpoint of before there were such losses, or of other training data, is resumed without them.
+        # A checkpoint of before there were such losses is resumed without them.
         if (KEY not in checkpoint or not self.losses.load_state_dict(checkpoint[KEY])) and trainer.is_global_zero:
-            print("resuming: the losses by utterance begin anew; the checkpoint has none of this data", file=sys.stderr)
+            print(
+                "resuming: the training utterances are not those of the checkpoint, or not in that order: batches are "
+                "others than the run would have had, and the losses by utterance begin anew",
+                file=sys.stderr,
+            )

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from asr import checkpoint
 from tests.integration.conftest import ROOT, Start, finish
 from tests.integration.test_training import assert_same
@@ -71,6 +73,32 @@ def test_of_two_ranks_both_stop_and_the_resumed_run_goes_on(start: Start, cache:
     assert "skipped because they ran out of memory: 1;" in output
     assert skipped(run) == [row]
     assert [int(look["step"]) for look in looks(run)] == [9, 11, 13, 15, 17]  # both at the same, counted from 0
+
+
+def test_validation_that_is_short_of_memory_says_so_and_validates(cache: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    overrides = [f"data.cache={cache}", f"run_dir={run}", "trainer.max_epochs=2", "data.test=[]"]
+    output = finish(start_short(["validation-003:1:validation"], overrides))
+    assert "validation: out of memory on " in output
+    assert "taken in halves" in output
+    assert len(checkpoint.read_index(run)["wers"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("momenta", "train_tones: out of memory before the first batch: training needs 0.00 GiB for 0.01 M parameters"),
+        ("look", "train_tones: step 2: out of memory outside of the model's own passes ("),
+        ("disk", "/run: cannot be written: No space left on device; make room, and to go on from the last checkpoint"),
+    ],
+    ids=["the optimiser", "a sum over ranks", "what is logged"],
+)
+def test_no_room_for_anything_else_ends_the_run_with_the_reason(
+    where: str, message: str, cache: Path, tmp_path: Path
+) -> None:
+    output = finish(start_short([f"all:0:{where}"], [f"data.cache={cache}", f"run_dir={tmp_path}/run"]), 1)
+    assert message in output
+    assert "Traceback" not in output
 
 
 def test_a_collapse_is_said_with_its_reason(start: Start, tmp_path: Path) -> None:

@@ -117,3 +117,25 @@ def _validations(run: Path) -> list[float]:
     (log,) = (run / "metrics").glob("*.csv")
     rows = csv.DictReader(log.read_text().splitlines())
     return [float(row["validation/wer"]) for row in rows if row["validation/wer"]]
+
+
+def test_a_run_that_had_come_to_its_end_goes_on(start: Start, all_kept: Path, tmp_path: Path) -> None:
+    """In the middle of an epoch, at trainer.max_steps, with which the schedule is the same up to there."""
+    run = tmp_path / "run"
+    finish(start([f"run_dir={run}", *DISTURBED, "trainer.max_steps=5", "data.test=[]"]))
+    output = finish(start([f"run_dir={run}", *DISTURBED, "resume=true", "data.test=[]"]))
+    assert "would have ended: trainer.max_steps: got None, expected 5\n" in output
+    assert_same(run, all_kept)
+
+
+def test_going_on_with_other_batches(start: Start, all_kept: Path, tmp_path: Path) -> None:
+    """In the middle of an epoch: the next ones come to their ends, each with its validation, and it is said."""
+    run, name = tmp_path / "run", "checkpoints/step-00000012"
+    shutil.copytree(all_kept / name, run / name)
+    checkpoint.write_index(run, {"last": name, "kept": [name]})
+    other = ["data.batch_seconds=16", "trainer.pieces=1", "data.test=[]"]  # 5 steps an epoch
+    output = finish(start([f"run_dir={run}", *DISTURBED, *other, "trainer.max_epochs=4", "resume=true"]))
+    assert "data.batch_seconds: got 16.0, expected 8.0; trainer." in output.replace("trainer.max_epochs", "trainer.")
+    assert "trainer.pieces: got 1, expected 2" in output
+    assert checkpoint.read_index(run)["last"] == "checkpoints/step-00000020"
+    assert len(_validations(run)) == 2  # of epochs 3 and 4

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from asr.data.ledger import Ledger
 from asr.data.shard_writer import write_shards
 from asr.data.shards import ShardReader
 from asr.types import Utterance
-from tests.integration.conftest import Start, assert_same, final_state, finish, wait_for_checkpoint
+from tests.integration.conftest import Start, assert_same, final_state, finish, other_ranks, wait_for_checkpoint
 from tests.support import train_tones
 from tests.support.damage import damage
 from tests.support.tones import RATE_HZ, prepare, sing, texts, write_corpus
@@ -60,8 +63,72 @@ def test_stopped_and_resumed_equals_uninterrupted(
     output = finish(process, 128 + number)
     assert f"run_dir={run} resume=true" in output
     assert checkpoint.read_index(run)["last"] != checkpoint.read_index(uninterrupted)["last"]
+    assert "other settings" not in finish(start([*overrides, "resume=true"]))
+    assert_same(run, uninterrupted)
+
+
+def test_a_signal_to_one_rank_stops_all(start: Start, tmp_path: Path) -> None:
+    """As where a cluster takes one machine of several away."""
+    run = tmp_path / "run"
+    process = start([f"run_dir={run}", "trainer.devices=2", "trainer.max_epochs=500", "data.test=[]"])
+    wait_for_checkpoint(run, process)
+    (rank,) = other_ranks(process)
+    os.kill(rank, signal.SIGTERM)
+    output = finish(process, 128 + signal.SIGTERM)
+    assert output.count(f"stopped by SIGTERM; to go on, add: run_dir={run} resume=true") == 2
+    checkpoint.verify(run / checkpoint.read_index(run)["last"])
+
+
+SLOW_VALIDATION = """
+import sys, time
+from asr.train.task import CtcTask
+from tests.support.train_tones import main
+
+step = CtcTask.validation_step
+
+def slow(self, batch, batch_idx):
+    print("validating after", self.global_step, flush=True)
+    time.sleep(0.5)
+    return step(self, batch, batch_idx)
+
+CtcTask.validation_step = slow
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+"""
+
+
+def test_stopped_in_validation_and_resumed_equals_uninterrupted(
+    start: Start, cache: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """Nothing of the epoch is lost, though the next step is far. SIGTERM comes twice, as torchrun sends it."""
+    run = tmp_path / "run"
+    (tmp_path / "slow.py").write_text(SLOW_VALIDATION)
+    overrides = [f"data.cache={cache}", f"run_dir={run}", f"trainer.max_epochs={EPOCHS}"]
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "slow.py"), *overrides],
+        cwd=train_tones.ROOT,
+        env=os.environ | {"PYTHONPATH": str(train_tones.ROOT)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    while process.stdout.readline() != "validating after 9\n":
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output = finish(process, 128 + signal.SIGTERM)
+    assert "validating after 10" not in output
+    assert checkpoint.read_index(run) == {
+        "last": "checkpoints/step-00000009",
+        "kept": ["checkpoints/step-00000009"],
+        "wers": {},
+    }
     finish(start([*overrides, "resume=true"]))
     assert_same(run, uninterrupted)
+    assert checkpoint.read_index(run)["wers"] == checkpoint.read_index(uninterrupted)["wers"]
 
 
 def test_a_damaged_checkpoint_is_passed_over(start: Start, uninterrupted: Path, tmp_path: Path) -> None:

@@ -153,3 +153,14 @@ def test_a_broken_calibration_is_named(tmp_path: Path, text: str) -> None:
     (folder / "calibration.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"calibration\.json: expected .* slope, bias, start_delay_seconds"):
         checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("lines", [0, 1, 3, 4])
+def test_checksums_that_were_cut_off_are_damage(tmp_path: Path, lines: int) -> None:
+    """At a line's end: what is left is sound."""
+    folder = saved(tmp_path / "c", trainer={"moments": torch.ones(3)})
+    checkpoint.verify(folder)
+    sums = folder / "SHA256SUMS"
+    sums.write_text("".join(line + "\n" for line in sums.read_text().splitlines()[:lines]))
+    with pytest.raises(CheckpointError, match="SHA256SUMS: damaged: it lacks"):
+        checkpoint.verify(folder)

@@ -26,7 +26,7 @@ from asr.text.tokenizer import Tokenizer
 from asr.train import parts
 from asr.train.doctor.child import Child, run_children
 from asr.train.doctor.report import Line, Verdict, duration, gibibytes
-from asr.train.out_of_memory import is_out_of_memory
+from asr.train.out_of_memory import first_line, is_out_of_memory, state_size
 from asr.train.task import CtcTask
 from asr.types import Batch
 
@@ -39,6 +39,7 @@ FULL_SHARE = 0.9  # of the memory: beyond, fragmentation and other processes dec
 CPU_GROWTH = 2.5
 
 SMALLER = "data.batch_seconds={seconds:.0f}, a lower data.max_seconds, or a smaller model"
+SMALLER_MODEL = "a smaller model (asr stack compares them), optim.name=sgd, optim.ema_decay=0"
 
 
 def check_device(config: Config) -> Line:
@@ -115,10 +116,12 @@ def memory_line(config: Config, child: Child, available: float) -> Line:
     """
     said: dict[str, Any] = dict(child.said)
     shapes = [value for name, value in child.said if name == "shape"] or ["the largest batch"]
+    tried = [value for name, value in child.said if name in ("state", "shape")] or shapes
     half = SMALLER.format(seconds=config.data.batch_seconds / 2)
     if "out of memory" in said or (child.killed and "memory" not in said):
         why = said.get("out of memory", "the system killed the process, as it does when memory runs out")
-        return Line("memory", Verdict.ERROR, f"no room for {shapes[-1]}: {why}", half)
+        fix = SMALLER_MODEL if "state" in said and "shape" not in said else half
+        return Line("memory", Verdict.ERROR, f"no room for {tried[-1]}: {why}", fix)
     if child.failure or "failed" in said:
         message = f"the step on {shapes[-1]} failed: {said.get('failed', child.failure)}"
         return Line("memory", Verdict.ERROR, message, f"mend what it names; or, if it was slow, {half}")
@@ -174,14 +177,16 @@ def take_steps(
     model: SpeechModel,
     on_gpu: bool,
 ) -> None:
-    """Say `shape`, `memory` and `time`, or `out of memory`, or `failed`, each with its value."""
+    """Say `state`, `shape`, `memory` and `time`, or `out of memory`, or `failed`, each with its value."""
     config = from_yaml(yaml, source="doctor")
     parts.set_up_process(config)
     device = torch.device("cuda" if on_gpu else "cpu")
     loader, validation_loader = parts.make_loaders(config, train, validation, tokenizer)
     try:
         plan, pieces = loader.dataset.plan, config.trainer.pieces
-        task = parts.make_task(config, model, tokenizer, steps_per_epoch=len(plan)).to(device)
+        task = parts.make_task(config, model, tokenizer, steps_per_epoch=len(plan))
+        say(("state", state_size(task)))
+        task.to(device)
         optimizer = task.configure_optimizers()
         bf16 = parts.uses_bf16(config.trainer.precision, on_gpu)
 
@@ -209,8 +214,7 @@ def take_steps(
         say(("time", figures | _time(loader.dataset, validation_loader.dataset, task, step, device)))
         say(("memory", _peak_memory(on_gpu)))  # other lengths leave gaps between what is kept
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is one of them
-        text = (str(error) or type(error).__name__).splitlines()[0]
-        say(("out of memory" if is_out_of_memory(error) else "failed", text))
+        say(("out of memory" if is_out_of_memory(error) else "failed", first_line(error)))
 
 
 def _full_batch(corpus: Corpus, shape: Shape, tokenizer: Tokenizer) -> Batch:

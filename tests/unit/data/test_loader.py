@@ -1,10 +1,12 @@
 """Batches from shards: shares of ranks, pieces, positions, and utterances that turn out unreadable."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from asr.data.ledger import Ledger
 from asr.data.loader import BatchDataset, BatchLoader
 from asr.data.plan import BatchPlan
 from asr.data.shard_writer import write_shards
+from asr.errors import DataError
 from asr.types import Batch, Drop
 from tests.support.damage import damage
 from tests.support.tones import RATE_HZ, write_corpus
@@ -102,6 +105,26 @@ def test_a_loader_goes_on_from_any_place(folders: list[Path], num_workers: int) 
     assert ids(loader, 3) == expected[6:]  # from an epoch's beginning, with the same workers
     taken = 3  # back, though they have read on
     assert ids(loader, 5) == expected[3:8]
+
+
+@pytest.mark.parametrize("pause", [0.0, 1.0], ids=["at once", "when it has read on"])
+def test_a_worker_that_is_killed_is_a_message(folders: list[Path], pause: float) -> None:
+    loader, taken = BatchLoader(dataset_of(folders), num_workers=1), 0
+    loader.consumed = lambda: taken
+
+    def read() -> None:
+        nonlocal taken
+        while taken < 100:
+            for _ in loader:
+                if not taken:
+                    time.sleep(pause)
+                    (worker,) = cast(Any, loader._items)._workers
+                    os.kill(worker.pid, signal.SIGKILL)
+                taken += 1
+
+    with pytest.raises(DataError, match=r"a process that reads audio is gone.*a lower data\.num_workers takes less"):
+        read()
+    assert taken < 100
 
 
 READ = """

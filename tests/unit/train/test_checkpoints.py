@@ -1,6 +1,7 @@
 """Which checkpoints a run keeps, when one is due, and what stands in the way of a new one."""
 
 import math
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from asr import checkpoint, model
 from asr.config.schema import Config, Optim, Text
 from asr.errors import CheckpointError
 from asr.text.tokenizer import build_tokenizer
-from asr.train.checkpoints import FolderIO, RunCheckpoints, with_checkpoint
+from asr.train.checkpoints import FolderIO, Interrupted, RunCheckpoints, with_checkpoint
 from asr.train.task import CtcTask
 
 WERS = st.one_of(st.none(), st.just(math.nan), st.sampled_from([0.0, 0.1, 0.2, 0.3]))
@@ -120,24 +121,64 @@ def test_what_a_killed_writer_left_is_removed_at_the_start(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("signal_number", "is_due"), [(0, False), (15, False), (0, True)])
-def test_ranks_do_as_rank_0_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal_number: int, is_due: bool
-) -> None:
-    """Whatever their own clocks and signals say."""
+def test_ranks_do_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal_number: int, is_due: bool) -> None:
+    """A signal to any rank stops all, as where one machine of several is taken away; of the clocks rank 0's counts."""
 
-    def broadcast(tensor: torch.Tensor, source: int, group: str) -> None:
-        assert (source, group, tensor.device.type) == (0, "the CPU's", "cpu")
-        tensor.copy_(torch.tensor([signal_number, is_due]))
+    def all_reduce(tensor: torch.Tensor, operation: dist.ReduceOp, group: str) -> None:
+        assert (operation, group, tensor.device.type) == (dist.ReduceOp.MAX, "the CPU's", "cpu")
+        tensor.copy_(torch.maximum(tensor, torch.tensor([signal_number, is_due])))  # what other ranks say
 
     monkeypatch.setattr(dist, "new_group", lambda backend, timeout: {"gloo": "the CPU's"}[backend])
-    monkeypatch.setattr(dist, "broadcast", broadcast)
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
     callback: Any = RunCheckpoints(tmp_path, every_steps=0, every_minutes=1.0, keep_last=1)
     trainer: Any = Trainer(world_size=2)
     callback.on_train_start(trainer, None)
     callback.teardown(trainer, None, "fit")
-    for callback._saved_at_seconds in (time.monotonic(), time.monotonic() - 99.0):
-        for callback.signal_number in (0, 2):
-            assert callback._asked(trainer) == (signal_number, is_due)
+    for trainer.is_global_zero in (True, False):
+        for callback._saved_at_seconds in (time.monotonic(), time.monotonic() - 99.0):
+            late = trainer.is_global_zero and time.monotonic() - callback._saved_at_seconds > 60
+            for callback.signal_number in (0, 2):
+                expected = max(signal_number, callback.signal_number), is_due or late
+                assert callback._asked(trainer) == expected
+
+
+def test_only_ctrl_c_may_be_asked_for_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SLURM signals every process of a job, and torchrun passes on to its workers what it got itself."""
+    callback: Any = RunCheckpoints(tmp_path, every_steps=0, keep_last=1)
+    callback.on_train_start(Trainer(), None)
+    try:
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
+            signal.raise_signal(number)
+        assert callback._asked(Trainer())[0] == signal.SIGUSR1
+        assert capsys.readouterr().err == "\nSIGUSR1: saving after this step, then stopping\n"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        callback.teardown(Trainer(), None, "fit")
+
+
+def test_a_signal_in_validation_saves_the_training_and_not_the_average(tmp_path: Path) -> None:
+    callback: Any = RunCheckpoints(tmp_path, every_steps=0, keep_last=1)
+    trainer: Any = Trainer()
+    trainer.global_step = 7
+    task: Any = SimpleNamespace(left=0)
+    task.leave_validation = lambda: setattr(task, "left", task.left + 1)
+    callback.on_validation_batch_start(trainer, task, None, 0)
+    assert (trainer.saved, task.left) == ([], 0)
+    callback.signal_number = signal.SIGTERM
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        callback.on_validation_batch_start(trainer, task, None, 1)
+    assert (trainer.saved, task.left) == ([7], 1)
+    assert checkpoint.read_index(tmp_path) == {"last": name(7), "kept": [name(7)], "wers": {}}  # its validation is due
+
+
+def test_a_signal_in_the_last_batch_of_validation(tmp_path: Path) -> None:
+    callback: Any = RunCheckpoints(tmp_path, every_steps=0, keep_last=1)
+    trainer: Any = Trainer()
+    trainer.global_step, callback.signal_number = 7, signal.SIGTERM
+    with pytest.raises(Interrupted):
+        callback.on_train_epoch_end(trainer, None)
+    assert checkpoint.read_index(tmp_path)["epoch_ended_at"] == 7
 
 
 CONFIG = Config.model_validate(

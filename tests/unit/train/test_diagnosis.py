@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from asr.train.diagnosis import LONGEST_PLATEAU_STEPS, Diagnosis, Verdict, Window, guessing_loss
+from asr.config.schema import Optim
+from asr.train.diagnosis import Diagnosis, Verdict, Window, guessing_loss, patience_steps
 from asr.train.explain import explain
 
 # Every second look (20 steps) of real trainings: blank rate, frames a token that are not blank, entropy, loss, norm.
@@ -63,7 +64,13 @@ TONES_FAST = (  # optim.learning_rate=1, every tenth step
     (0.850, 1.458, 0.115, 10.427, 39.934),
 )
 GUESSED = (0.998, 0.02, 0.6, 4.1, 6.0)  # as on AN4's plateau
+OPTIM = Optim()
 Row = tuple[float, float, float, float, float]
+
+
+def diagnosis_of(guessing: float) -> Diagnosis:
+    """Of a training of some 20 000 steps."""
+    return Diagnosis(guessing, patience=3000)
 
 
 def judge(diagnosis: Diagnosis, rows: tuple[Row, ...], *, first: int = 0, steps: int = 20) -> list[tuple[int, Verdict]]:
@@ -76,22 +83,22 @@ def judge(diagnosis: Diagnosis, rows: tuple[Row, ...], *, first: int = 0, steps:
     return new
 
 
-def told(diagnosis: Diagnosis, rows: tuple[Row, ...], *, first: int = 0, gradient_clip: float = 5.0) -> str:
+def told(diagnosis: Diagnosis, rows: tuple[Row, ...], *, first: int = 0, optim: Optim = OPTIM) -> str:
     """What is said at the last change."""
     text = ""
     for number, row in enumerate(rows, 1):
         if diagnosis.add(Window(first + 20 * number, *row)):
-            text = explain(diagnosis, learning_rate=0.25, gradient_clip=gradient_clip)
+            text = explain(diagnosis, learning_rate=0.25, optim=optim)
     return text
 
 
 def test_a_healthy_training_has_a_plateau_and_leaves_it() -> None:
-    diagnosis = Diagnosis(AN4_GUESSING)
+    diagnosis = diagnosis_of(AN4_GUESSING)
     assert judge(diagnosis, AN4) == [(100, Verdict.PLATEAU), (240, Verdict.LEARNING)]
 
 
 def test_what_is_said_of_a_plateau() -> None:
-    diagnosis = Diagnosis(AN4_GUESSING)
+    diagnosis = diagnosis_of(AN4_GUESSING)
     text = told(diagnosis, AN4[:6])
     assert text.startswith("step 100: the output is blanks only (99.9 % of frames). This is CTC's normal plateau, not")
     assert "the loss is 4.23 a token, guessing tokens by how often they come costs 4.22" in text
@@ -107,8 +114,8 @@ def test_what_is_said_of_a_plateau() -> None:
     ids=["after a plateau", "from the start"],
 )
 def test_a_learning_rate_that_is_too_high(rows: tuple[Row, ...], guessing: float, cause: str) -> None:
-    assert [verdict for _, verdict in judge(Diagnosis(guessing), rows)][-1] == Verdict.COLLAPSE
-    text = told(Diagnosis(guessing), rows)
+    assert [verdict for _, verdict in judge(diagnosis_of(guessing), rows)][-1] == Verdict.COLLAPSE
+    text = told(diagnosis_of(guessing), rows)
     assert "COLLAPSE: the output has" in text
     assert "It has not learnt yet; it is sure of what is wrong" in text
     assert cause in text
@@ -116,38 +123,38 @@ def test_a_learning_rate_that_is_too_high(rows: tuple[Row, ...], guessing: float
 
 
 def test_a_model_that_is_still_where_it_began_is_neither() -> None:
-    assert judge(Diagnosis(AN4_GUESSING), AN4_SLOW * 5) == []
+    assert judge(diagnosis_of(AN4_GUESSING), AN4_SLOW * 5) == []
 
 
 def test_blanks_after_speech_are_a_collapse() -> None:
     """The same output as on the plateau, with another verdict for what came before."""
-    diagnosis = Diagnosis(AN4_GUESSING)
+    diagnosis = diagnosis_of(AN4_GUESSING)
     judge(diagnosis, AN4)
     assert judge(diagnosis, (GUESSED,) * 10, first=320) == [(380, Verdict.COLLAPSE)]
-    diagnosis = Diagnosis(AN4_GUESSING)
+    diagnosis = diagnosis_of(AN4_GUESSING)
     assert judge(diagnosis, (GUESSED,) * 10) == [(60, Verdict.PLATEAU)]
 
 
 def test_a_model_that_fell_back_to_blanks_is_not_on_a_plateau() -> None:
     """Its last looks are those of the plateau."""
-    diagnosis = Diagnosis(AN4_GUESSING)
+    diagnosis = diagnosis_of(AN4_GUESSING)
     judge(diagnosis, AN4)
     assert judge(diagnosis, AN4_LOST, first=320, steps=10) == [(350, Verdict.COLLAPSE)]
-    assert judge(Diagnosis(AN4_GUESSING), AN4_LOST[4:] * 2, steps=10)[0][1] == Verdict.PLATEAU
+    assert judge(diagnosis_of(AN4_GUESSING), AN4_LOST[4:] * 2, steps=10)[0][1] == Verdict.PLATEAU
 
 
 def test_what_is_said_of_blanks_after_speech() -> None:
-    diagnosis = Diagnosis(AN4_GUESSING)
+    diagnosis = diagnosis_of(AN4_GUESSING)
     judge(diagnosis, AN4)
-    text = told(diagnosis, ((0.9, 0.9, 0.3, 3.0, 500.0), *(GUESSED,) * 4), first=320, gradient_clip=0.0)
+    text = told(diagnosis, ((0.9, 0.9, 0.3, 3.0, 500.0), *(GUESSED,) * 4), first=320, optim=Optim(gradient_clip=0.0))
     assert text.startswith("step 400: COLLAPSE: the output is blanks only (99.8 % of frames); the loss is 4.1 a token")
     assert "It had learnt (loss 2.02); the gradient norm has jumped from 6.71 to 500" in text
     assert "set optim.gradient_clip, which is off" in text
-    assert "which is off" not in explain(diagnosis, learning_rate=0.25, gradient_clip=1.0)
+    assert "which is off" not in explain(diagnosis, learning_rate=0.25, optim=Optim())
 
 
 def test_one_that_recovers() -> None:
-    diagnosis = Diagnosis(AN4_GUESSING)
+    diagnosis = diagnosis_of(AN4_GUESSING)
     judge(diagnosis, AN4)
     judge(diagnosis, (GUESSED,) * 6, first=320)
     assert diagnosis.verdict == Verdict.COLLAPSE
@@ -155,7 +162,7 @@ def test_one_that_recovers() -> None:
 
 
 def test_a_gradient_that_has_vanished() -> None:
-    diagnosis = Diagnosis(AN4_GUESSING)
+    diagnosis = diagnosis_of(AN4_GUESSING)
     dead = (1.0, 0.0, 0.6, 4.3, 1e-4)
     text = told(diagnosis, (*AN4[:3], *(dead,) * 6))
     assert text.startswith("step 120: COLLAPSE: the output is blanks only")
@@ -163,28 +170,102 @@ def test_a_gradient_that_has_vanished() -> None:
 
 
 def test_a_plateau_without_end() -> None:
-    diagnosis = Diagnosis(AN4_GUESSING)
-    looks = LONGEST_PLATEAU_STEPS // 20 + 2
-    text = told(diagnosis, (GUESSED,) * looks)
-    assert text.startswith("step 3040: STUCK: the output is blanks only")
-    assert "for 3020 steps" in text
-    assert "the plateau is over" in told(diagnosis, AN4[-4:], first=3040)
+    diagnosis = diagnosis_of(AN4_GUESSING)
+    text = told(diagnosis, (GUESSED,) * 151)
+    assert text.startswith("step 3020: STUCK: the output is blanks only")
+    assert "In 3000 steps it has learnt nothing from the audio: the loss began at 4.1 and has not fallen well" in text
+    assert "Check that transcripts belong to their audio" in text
+    assert "the plateau is over" in told(diagnosis, AN4[-4:], first=3020)
+
+
+# Every tenth look (10 steps) of real trainings of the language of tones, 540 steps, which learn nothing.
+TONES_SHUFFLED = (  # transcripts exchanged with each other; ends not quite silent
+    (0.780, 2.300, 1.310, 7.000, 9.980),
+    (1.000, 0.000, 0.365, 1.860, 1.130),
+    (1.000, 0.000, 0.382, 1.820, 1.130),
+    (0.999, 0.007, 0.390, 1.770, 1.070),
+    (0.995, 0.046, 0.448, 1.690, 0.904),
+    (0.995, 0.044, 0.435, 1.680, 0.961),
+    (0.991, 0.081, 0.433, 1.630, 0.942),
+)
+TONES_SILENT = (  # audio of zeros
+    (1.000, 0.000, 1.500, 7.840, 8.970),
+    (1.000, 0.000, 0.434, 1.690, 0.901),
+    (1.000, 0.000, 0.434, 1.700, 0.927),
+    (1.000, 0.000, 0.454, 1.670, 0.570),
+    (1.000, 0.000, 0.449, 1.660, 0.639),
+    (1.000, 0.000, 0.442, 1.640, 0.594),
+    (1.000, 0.000, 0.433, 1.660, 0.557),
+)
+TONES_SLOW = (  # optim.learning_rate=1e-4, a hundredth
+    (0.355, 6.390, 1.550, 10.200, 8.050),
+    (0.673, 3.270, 1.520, 8.900, 9.660),
+    (0.786, 2.200, 1.470, 7.820, 10.500),
+    (0.851, 1.470, 1.400, 6.330, 9.610),
+    (0.870, 1.310, 1.360, 6.040, 10.000),
+    (0.888, 1.120, 1.330, 5.680, 9.630),
+    (0.899, 1.030, 1.330, 5.750, 9.970),
+)
+
+
+@pytest.mark.parametrize(
+    ("rows", "cause"),
+    [
+        (TONES_SHUFFLED, "and has not fallen well below guessing's"),
+        (TONES_SILENT, "and that it is not silent"),
+        (
+            TONES_SLOW,
+            "is still far above guessing's, with an output about as even as then (entropy 1.3 nats): steps are",
+        ),
+    ],
+    ids=["other transcripts", "no audio", "too slow"],
+)
+def test_what_never_learns_is_stuck_whether_it_is_silent_or_not(rows: tuple[Row, ...], cause: str) -> None:
+    diagnosis = Diagnosis(TONES_GUESSING, patience=patience_steps(540))
+    verdicts = judge(diagnosis, rows, steps=100)
+    assert verdicts[-1] == (600, Verdict.STUCK)
+    text = explain(diagnosis, learning_rate=1e-7, optim=Optim(learning_rate=1e-4))
+    assert "STUCK: the output" in text
+    assert cause in text
+    assert "optim.learning_rate=0.0001" in text
+    resumed = Diagnosis(TONES_GUESSING, patience=patience_steps(540))
+    resumed.load_state_dict(diagnosis.state_dict())
+    assert judge(resumed, rows[-1:] * 5, first=700, steps=100) == []  # said once
+
+
+def test_what_has_learnt_is_never_stuck() -> None:
+    diagnosis = diagnosis_of(AN4_GUESSING)
+    judge(diagnosis, AN4)
+    assert judge(diagnosis, AN4[-1:] * 200, first=320) == []
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "expected"), [(20, 500), (540, 500), (3040, 760), (20_000, 3000), (100_000, 10_000)]
+)
+def test_how_long_it_may_take(total_steps: int, expected: int) -> None:
+    assert patience_steps(total_steps) == expected
+
+
+def test_a_checkpoint_of_a_former_version_is_begun_anew_from() -> None:
+    diagnosis = diagnosis_of(AN4_GUESSING)
+    diagnosis.load_state_dict({"verdict": "plateau", "first_norm": 1.0, "plateau_since": None, "windows": []})
+    assert diagnosis.state_dict() == diagnosis_of(AN4_GUESSING).state_dict() | {"best_loss": diagnosis.best_loss}
 
 
 def test_no_verdict_flickers() -> None:
     """A word now and then, or a gradient now and then, neither ends nor begins anything."""
     word = (0.98, 0.2, 0.6, 4.0, 6.0)
-    assert judge(Diagnosis(AN4_GUESSING), (GUESSED, GUESSED, GUESSED, word) * 40) == [
+    assert judge(diagnosis_of(AN4_GUESSING), (GUESSED, GUESSED, GUESSED, word) * 40) == [
         (60, Verdict.PLATEAU),
-        (3100, Verdict.STUCK),
+        (3020, Verdict.STUCK),
     ]
     dead = (1.0, 0.0, 0.6, 4.3, 1e-4)
     rows = (*AN4[:3], *((dead,) * 3 + (GUESSED,) * 5) * 10)
-    assert judge(Diagnosis(AN4_GUESSING), rows) == [(100, Verdict.PLATEAU), (120, Verdict.COLLAPSE)]
+    assert judge(diagnosis_of(AN4_GUESSING), rows) == [(100, Verdict.PLATEAU), (120, Verdict.COLLAPSE)]
 
 
 def test_a_few_odd_looks_change_nothing() -> None:
-    diagnosis = Diagnosis(AN4_GUESSING)
+    diagnosis = diagnosis_of(AN4_GUESSING)
     judge(diagnosis, AN4)
     odd = (GUESSED, (0.5, 3.0, 0.01, 50.0, 900.0), AN4[-1])
     assert judge(diagnosis, odd * 5, first=320) == []
@@ -192,19 +273,19 @@ def test_a_few_odd_looks_change_nothing() -> None:
 
 def test_looks_at_nothing_are_passed_over() -> None:
     nothing = (math.nan,) * 5
-    diagnosis = Diagnosis(AN4_GUESSING)
+    diagnosis = diagnosis_of(AN4_GUESSING)
     assert judge(diagnosis, (nothing,) * 10) == []
     rows = tuple(row for pair in zip(AN4, (nothing,) * len(AN4), strict=True) for row in pair)
     assert [verdict for _, verdict in judge(diagnosis, rows)] == [Verdict.PLATEAU, Verdict.LEARNING]
 
 
 def test_small_steps_between_looks_need_more_looks() -> None:
-    assert judge(Diagnosis(AN4_GUESSING), (GUESSED,) * 30, steps=1) == [(21, Verdict.PLATEAU)]
+    assert judge(diagnosis_of(AN4_GUESSING), (GUESSED,) * 30, steps=1) == [(21, Verdict.PLATEAU)]
 
 
 @pytest.mark.parametrize("cut", [1, 4, 8, 15])
 def test_a_resumed_diagnosis_goes_on(cut: int) -> None:
-    whole, first, second = (Diagnosis(AN4_GUESSING) for _ in range(3))
+    whole, first, second = (diagnosis_of(AN4_GUESSING) for _ in range(3))
     rows = AN4 + (GUESSED,) * 6
     expected = judge(whole, rows)
     before = judge(first, rows[:cut])
@@ -214,7 +295,7 @@ def test_a_resumed_diagnosis_goes_on(cut: int) -> None:
 
 
 def test_a_diagnosis_survives_a_checkpoint(tmp_path: pytest.TempPathFactory) -> None:
-    diagnosis = Diagnosis(AN4_GUESSING)
+    diagnosis = diagnosis_of(AN4_GUESSING)
     judge(diagnosis, (*AN4, GUESSED))
     torch.save(diagnosis.state_dict(), f"{tmp_path}/state.pt")
     assert torch.load(f"{tmp_path}/state.pt", weights_only=True) == diagnosis.state_dict()

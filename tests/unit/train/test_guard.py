@@ -13,7 +13,7 @@ from asr import model
 from asr.config.schema import Config, Optim, Text
 from asr.errors import TrainingError
 from asr.text.tokenizer import build_tokenizer
-from asr.train.guard import SkippedSteps
+from asr.train.guard import SkippedSteps, write_skipped
 from asr.train.task import CtcTask
 from asr.types import Batch
 
@@ -148,3 +148,11 @@ def test_many_in_a_row_end_the_run(tmp_path: Path) -> None:
 def test_a_run_without_any_leaves_no_file(tmp_path: Path) -> None:
     run_steps(SkippedSteps(tmp_path, every_steps=3, most_in_a_row=0), ".......")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_line_that_was_cut_off_does_not_spoil_the_next(tmp_path: Path) -> None:
+    path = write_skipped(tmp_path, 0, {"step": 1})
+    path.write_bytes(path.read_bytes() + b'{"st')
+    write_skipped(tmp_path, 0, {"step": 2})
+    write_skipped(tmp_path, 0, {"step": 3})
+    assert path.read_text().splitlines() == ['{"step": 1}', '{"st', '{"step": 2}', '{"step": 3}']

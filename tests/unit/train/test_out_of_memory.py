@@ -1,5 +1,6 @@
 """A batch that memory does not suffice for changes nothing, is named, and is left out when the run is resumed."""
 
+import copy
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,8 @@ import torch
 from asr.config.schema import Optim
 from asr.data.loader import BatchDataset
 from asr.errors import TrainingError
-from asr.train.out_of_memory import SkippedBatches, is_out_of_memory, remembered
+from asr.metrics.error_rates import Edits
+from asr.train.out_of_memory import SkippedBatches, is_out_of_memory, remembered, run_is_short, state_bytes
 from asr.train.task import CtcTask
 from asr.types import Batch
 from tests.support.train_short_of_memory import run_short
@@ -32,6 +34,10 @@ def error_of(function: Any) -> BaseException:
         (error_of(lambda: bytearray(1 << 62)), True),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (torch.distributed.DistBackendError("NCCL error ... Last error: Cuda failure 2 'out of memory'"), True),
+        (torch.distributed.DistBackendError("NCCL error ... remote process exited"), False),
         (error_of(lambda: torch.zeros(2) @ torch.zeros(3)), False),
         (error_of(lambda: torch.empty(1 << 62)), False),  # a size that is no size: somebody's mistake
         (ValueError("can't allocate memory"), False),
@@ -112,6 +118,122 @@ def test_without_somebody_to_name_it_it_is_an_error(where: str, monkeypatch: pyt
     with pytest.raises(RuntimeError) as caught:
         step(task, task.configure_optimizers(), batch_of(1))
     assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_no_step_of_the_optimiser_allocates(name: str) -> None:
+    """All is there before the first one, as torch itself would have made it then."""
+    task = task_of(Optim(name=name, ema_decay=0.9, gradient_clip=0.0, weight_decay=0.1))
+    optimizer = task.configure_optimizers()
+    theirs = copy.deepcopy(task.model)
+    kinds: dict[str, Any] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    groups = [
+        {"params": [p for p in theirs.parameters() if (p.dim() > 1) is decayed], "weight_decay": 0.1 * decayed}
+        for decayed in (True, False)
+    ]
+    options = {"betas": task.optim.betas} if name == "adamw" else {"momentum": task.optim.momentum, "nesterov": True}
+    lazy = kinds[name](groups, lr=task.optim.learning_rate, fused=True, **options)
+    before = {id(value): value.shape for row in optimizer.state.values() for value in row.values()}
+    assert before
+    for _ in range(3):
+        for one, other in zip(task.model.parameters(), theirs.parameters(), strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        optimizer.step()
+        lazy.step()
+    assert {id(value): value.shape for row in optimizer.state.values() for value in row.values()} == before
+    for one, other in zip(task.model.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert optimizer.state[one].keys() == lazy.state[other].keys()
+        for key, value in lazy.state[other].items():
+            assert torch.equal(optimizer.state[one][key], value)
+            assert optimizer.state[one][key].dtype == value.dtype
+
+
+def validated(task: CtcTask, batch: Batch, monkeypatch: pytest.MonkeyPatch, fits: Any) -> list[Edits]:
+    """Edits of a validation in which a forward pass has room for the batches that `fits` says."""
+
+    def forward(audio: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if not fits(audio):
+            torch.empty(1 << 60, dtype=torch.uint8)
+        return forward_of(audio, lengths)
+
+    forward_of = task.model.forward
+    task.eval()
+    with torch.no_grad(), monkeypatch.context() as patch:
+        patch.setattr(task.model, "forward", forward)
+        task.on_validation_epoch_start()
+        task.validation_step(batch, 0)
+    return task.edits
+
+
+def three() -> Batch:
+    audio = torch.randn(3, 24000, generator=torch.Generator().manual_seed(1))
+    lengths = torch.tensor([24000, 9000, 16000])
+    none = torch.zeros(3, dtype=torch.int64)
+    texts = ("ab", "abc ab", "c a")
+    return Batch(audio, lengths, none[:, None][:, :0], none, none, ("x", "y", "z"), texts, 49000 / 16000, 1)
+
+
+@pytest.mark.parametrize("room", [3, 2, 1])
+def test_validation_takes_as_much_at_a_time_as_there_is_room_for(
+    room: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = task_of(Optim())
+    expected = validated(task, three(), monkeypatch, lambda audio: True)
+    assert expected[0].total
+    capsys.readouterr()
+    assert validated(task, three(), monkeypatch, lambda audio: len(audio) <= room) == expected
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 3 - room
+    if said:
+        assert said[0].startswith(
+            "validation: out of memory on 3 utterances of up to 1.5 s (x, y, z): taken in halves."
+        )
+
+
+def test_an_utterance_too_long_to_validate_counts_as_not_recognised(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the padding that it does not need itself, "y" fits."""
+    task = task_of(Optim())
+    words = validated(task, three(), monkeypatch, lambda audio: audio.shape[1] <= 16000)[0]
+    assert "validation: out of memory on 1 utterance of up to 1.5 s (x): counts as not" in capsys.readouterr().err
+    others = validated(task, three().part(slice(1, None)), monkeypatch, lambda audio: True)[0]
+    assert words == others + Edits(deletions=1, reference_length=1)
+
+
+def test_a_part_of_a_batch() -> None:
+    whole = three()
+    part = whole.part(slice(1, 3))
+    assert (part.ids, part.texts, part.audio.shape) == (("y", "z"), ("abc ab", "c a"), (2, 16000))
+    assert part.seconds == pytest.approx(25000 / 16000)
+    assert torch.equal(part.audio, whole.audio[1:, :16000])
+
+
+def test_what_else_is_short_of_memory_says_what_to_do(tmp_path: Path) -> None:
+    task = task_of(Optim(ema_decay=0.9))
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB\nmore")
+    text = str(run_is_short(error, run=tmp_path, step=0, task=task))
+    assert "before the first batch: training needs 0.00 GiB for 0.00 M parameters, their gradients, momenta and" in text
+    assert "average (CUDA out of memory. Tried to allocate 20.00 GiB). Take a smaller model" in text
+    task.may_skip = True
+    text = str(run_is_short(error, run=tmp_path, step=7, task=task))
+    assert text.startswith("step 7: out of memory outside of the model's own passes (CUDA out of memory. Tried")
+    assert f"run_dir={tmp_path} resume=true" in text
+
+
+@pytest.mark.parametrize(
+    "optim", [Optim(ema_decay=0.9), Optim(), Optim(name="sgd"), Optim(name="sgd", momentum=0.0)], ids=str
+)
+def test_how_much_a_training_holds(optim: Optim) -> None:
+    task = task_of(optim)
+    optimizer = task.configure_optimizers()
+    step(task, optimizer, batch_of(1))
+    held = [tensor for p in task.model.parameters() for tensor in (p, p.grad, *optimizer.state[p].values())]
+    if task.average is not None:
+        held += [task.average.tensors[name] for name, _ in task.model.named_parameters()]
+    assert state_bytes(task) == sum(tensor.nbytes for tensor in held if tensor is not None and tensor.dim())
 
 
 def dataset() -> BatchDataset:

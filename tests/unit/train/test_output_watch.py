@@ -1,5 +1,6 @@
 """The watch looks once every few steps, logs what it saw, and speaks when the verdict changes."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from asr.config.schema import Optim
 from asr.data.corpus import Corpus
 from asr.train.diagnosis import Verdict, guessing_loss
 from asr.train.output_watch import OutputWatch
+from tests.unit.train.test_guard import batch_of, task_of
 
 LENGTHS = np.array([8000, 16000, 24000, 32000, 40000])
 
@@ -28,7 +30,7 @@ class Utterances(SimpleNamespace):
 
 def make_watch(every_steps: int = 10, num_samples: np.ndarray = LENGTHS) -> OutputWatch:
     corpus = Utterances(num_samples=num_samples, sample_rate_hz=16000, texts=["a", "ab", "abc", "abc a", "abc ab"])
-    return OutputWatch(cast(Corpus, corpus), encode, Optim(), every_steps=every_steps)
+    return OutputWatch(cast(Corpus, corpus), encode, Optim(), every_steps=every_steps, total_steps=2000)
 
 
 class Run:
@@ -138,3 +140,27 @@ def test_utterances_of_one_length_are_one_bucket() -> None:
     run = Run(make_watch(num_samples=np.full(5, 20000)))  # 1.25 s
     run.steps(10, blank=0.9, loss=2.0)
     assert [name for name in run.logged[0][1] if "loss_" in name] == ["guard/loss_above_1.2s"]
+
+
+def test_a_real_training_that_cannot_learn(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of noise, that says nothing about its transcripts."""
+    optim = Optim(learning_rate=1e-2)
+    task = task_of(optim)
+    optimizer = task.configure_optimizers()
+    corpus = Utterances(num_samples=LENGTHS, sample_rate_hz=16000, texts=["abc", "ba"])
+    run = Run(OutputWatch(cast(Corpus, corpus), encode, optim, every_steps=10, total_steps=600))
+    task.measures = run.task.measures
+    for number in range(1, 516):
+        batch = replace(batch_of(number), audio_lengths=torch.tensor([2400, 2400])).part(slice(None))
+        targets = torch.randint(1, 4, (2, 3), generator=torch.Generator().manual_seed(number))
+        optimizer.zero_grad()
+        task.training_step(replace(batch, targets=targets), 0).backward()
+        task.configure_gradient_clipping(optimizer)
+        optimizer.step()
+        run.trainer.global_step = number
+        run.watch.on_train_batch_end(run.trainer, run.task, None, batch, 0)
+    assert run.watch.diagnosis.verdict == Verdict.STUCK
+    said = capsys.readouterr().err
+    assert said.count("STUCK") == 1
+    assert "step 510: STUCK" in said
+    assert "has not fallen well below guessing's" in said

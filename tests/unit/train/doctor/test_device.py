@@ -130,6 +130,12 @@ def test_a_step_that_cannot_be_taken_is_an_error(child: Child, message: str) -> 
     assert "data.batch_seconds=50" in line.fix
 
 
+def test_a_model_that_leaves_no_room_for_any_batch() -> None:
+    line = memory(Child([("state", "900 M parameters"), ("out of memory", "tried 4 GiB")]))
+    assert (line.verdict, line.message) == (Verdict.ERROR, "no room for 900 M parameters: tried 4 GiB")
+    assert line.fix.startswith("a smaller model")
+
+
 def test_what_is_too_large_is_said_to_be() -> None:
     """An utterance of a year: no machine has room for it, and torch says so."""
     config = tiny_config(data={"batch_seconds": 1e9, "max_seconds": 1e9})
@@ -138,7 +144,7 @@ def test_what_is_too_large_is_said_to_be() -> None:
     said: list[tuple[str, Any]] = []
     speech_model = model.build(config, tokenizer.num_tokens)
     device.take_steps(said.append, device.to_yaml(config), corpus, corpus, tokenizer, speech_model, on_gpu=False)
-    assert [name for name, _ in said] == ["shape", "out of memory"]
+    assert [name for name, _ in said] == ["state", "shape", "out of memory"]
     assert memory_line(config, Child(said), 8 * GIB).verdict is Verdict.ERROR
 
 
