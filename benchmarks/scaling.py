@@ -189,9 +189,8 @@ def make_step(overrides: Sequence[str], seconds: float, precision: str, rank: in
         if task.average is not None:
             task.average.update(task.model, 0)
         if ranks > 1:
-            dist.broadcast_object_list(
-                [0]
-            )  # has a signal come? asked after each step, as asr/train/checkpoints.py does
+            # Has a signal come? Asked after each step, as asr/train/checkpoints.py does.
+            dist.all_reduce(torch.zeros(2, dtype=torch.int64), dist.ReduceOp.MAX)
         seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
         return Step(seconds, cpu_seconds, len(calls), parameters)
 
