@@ -366,6 +366,12 @@ def pack(matrix: Float[Tensor, "*K D N"]) -> Float[Tensor, "*K P"]:
     return torch.cat((panels, matrix[..., whole:].flatten(-2)), -1)
 
 
+def first_columns(packed: Float[Tensor, "P"], depth: int, columns: int) -> Float[Tensor, "_"]:
+    """Of a packed matrix with `depth` rows the first columns, and the others of their last panel."""
+    width = VECTORS * (REGISTER // packed.element_size())
+    return packed[: -(-columns // width) * width * depth]
+
+
 @kernel
 def scratch(rows, size, like):
     """Memory for `rows` rows of zeros, and their distance.

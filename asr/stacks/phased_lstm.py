@@ -19,6 +19,9 @@ blended. As there, tau and r enter by their absolute values; the code writes t +
 Without time stamps a frame's is its index since the stream began, so that an output depends on how many frames came
 before it. Phases are computed in float64, whatever the type of the weights: in float32 those of a period of 3 frames
 are wrong by up to 1 % of it after an hour at 100 frames a second, a fifth of the time for which a unit is open.
+
+On a CPU time gate and time loop are compiled (`_phased_lstm_on_cpu`). torch's operations, below, are for GPUs, and for
+whoever watches operations, as export does.
 """
 
 from __future__ import annotations
@@ -31,7 +34,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from asr.config.options import PositiveFloat, Probability, StackOptions
+from asr.nn import products
+from asr.nn.cells import full_on_cpu
 from asr.nn.masking import zero_padding
+from asr.stacks import _phased_lstm_on_cpu
 from asr.stacks.base import Stack
 
 LEAK = 1e-3  # alpha in training (the paper and its code)
@@ -206,7 +212,7 @@ class PhasedLstmLayer(nn.Module):
         ratio_on_init: float,
     ) -> None:
         super().__init__()
-        self.projection = nn.Linear(input_size, 4 * hidden_size)
+        self.projection = products.Linear(input_size, 4 * hidden_size)
         self.recurrent = nn.Parameter(torch.empty(4 * hidden_size, hidden_size))
         self.peepholes = nn.Parameter(torch.empty(3, hidden_size)) if peepholes else None
         for parameter in self.parameters():
@@ -217,11 +223,19 @@ class PhasedLstmLayer(nn.Module):
         self.period = nn.Parameter(torch.empty(hidden_size).uniform_(period_init_low, period_init_high).exp_())
         self.shift = nn.Parameter(torch.rand(hidden_size) * self.period.detach())
         self.ratio_on = nn.Parameter(torch.full((hidden_size,), ratio_on_init))
+        self.packed: Tensor | None = None  # U, laid out for good
+
+    def fold_norm(self) -> None:
+        """Lay out U for good (`asr.nn.folding`)."""
+        self.packed = products.pack(self.recurrent)
 
     def time_gate(self, times: Float[Tensor, "S R"]) -> Float[Tensor, "S R H"]:
         """How far open each unit is at float64 time stamps: k in [0, 1]."""
         leak = LEAK if self.training else 0.0
-        gate = _TimeGate.apply(times, self.period.abs(), self.shift, self.ratio_on.abs(), leak)
+        period, ratio_on = self.period.abs(), self.ratio_on.abs()
+        if full_on_cpu.fits(period):
+            return _phased_lstm_on_cpu.time_gate(times, period, self.shift, ratio_on, leak)
+        gate = _TimeGate.apply(times, period, self.shift, ratio_on, leak)
         assert isinstance(gate, Tensor)
         return gate
 
@@ -243,9 +257,13 @@ class PhasedLstmLayer(nn.Module):
         kind = self.recurrent.dtype
         gate = self.time_gate(times.T)
         projected = self.projection(inputs.transpose(0, 1))  # time first, as the loop wants it
-        result = _PhasedLstmLoop.apply(projected, gate, self.recurrent, self.peepholes, hidden.to(kind), cell.to(kind))
-        assert isinstance(result, tuple)
-        outputs, last_cell = result
+        tensors = projected, gate, self.recurrent, self.peepholes, hidden.to(kind), cell.to(kind)
+        if full_on_cpu.fits(self.recurrent):
+            outputs, last_cell = _phased_lstm_on_cpu.recur(*tensors, self.packed)
+        else:
+            result = _PhasedLstmLoop.apply(*tensors)
+            assert isinstance(result, tuple)
+            outputs, last_cell = result
         return outputs.transpose(0, 1), last_cell
 
 

@@ -27,6 +27,10 @@ STACKS: list[dict[str, Any]] = [
     {"name": "diagonal", "cell": "lstm"},
     {"name": "tcn"},
     {"name": "tcn", "padding": "centred", "batch_norm": True},
+    {"name": "clockwork", "num_modules": 5},
+    {"name": "clockwork", "num_modules": 5, "periods": [1, 2, 3, 3, 4], "learned_initial": True},
+    {"name": "phased_lstm"},
+    {"name": "phased_lstm", "peepholes": False, "ratio_on_init": 0.6},
 ]
 SECONDS = (2.1, 1.3, 0.7, 2.1)
 
