@@ -21,7 +21,6 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from llvmlite import ir
@@ -362,8 +361,12 @@ def pack(matrix: Float[Tensor, "*K D N"]) -> Float[Tensor, "*K P"]:
     matrix = F.pad(matrix, (0, -matrix.shape[-1] % lanes))
     width = VECTORS * lanes
     whole = matrix.shape[-1] - matrix.shape[-1] % width
-    panels = matrix[..., :whole].unflatten(-1, (-1, width)).transpose(-3, -2).flatten(-3)
-    return torch.cat((panels, matrix[..., whole:].flatten(-2)), -1)
+    packed = matrix.new_empty(*matrix.shape[:-2], matrix.shape[-2] * matrix.shape[-1])
+    panels, rest = packed.split((matrix.shape[-2] * whole, packed.shape[-1] - matrix.shape[-2] * whole), -1)
+    by_panel = matrix[..., :whole].unflatten(-1, (-1, width)).transpose(-3, -2)
+    panels.view(by_panel.shape).copy_(by_panel)
+    rest.view(*matrix.shape[:-1], -1).copy_(matrix[..., whole:])
+    return packed
 
 
 def first_columns(packed: Float[Tensor, "P"], depth: int, columns: int) -> Float[Tensor, "_"]:

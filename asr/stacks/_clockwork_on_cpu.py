@@ -1,57 +1,72 @@
-"""A clockwork layer's time loop on the CPU: autograd around the loops of `_numba_clockwork`."""
+"""A clockwork layer on the CPU: autograd around the loops of `_numba_clockwork` and the products around them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from asr.nn.products import transposed_product
+from asr.nn import products
 
 
-def recur(
-    projected: Sequence[Float[Tensor, "_ B _"]],
-    recurrent: Float[Tensor, "H H"] | None,
+def run(
+    inputs: Float[Tensor, "S B D"],
     initial: Float[Tensor, "B H"],
+    weight: Float[Tensor, "H D"],
+    bias: Float[Tensor, "H"],
+    blocks: Sequence[Float[Tensor, "k _"]],
     levels: Int[Tensor, "S"],
     runs: Bool[Tensor, "S _ g"],
     frames: Sequence[Int[Tensor, "_"]],
-    packed: Float[Tensor, "P"] | None = None,
+    packed: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> Float[Tensor, "S B H"]:
-    """Run S >= 1 frames from the state `initial`.
+    """Run S >= 1 frames.
 
     Args:
-        projected: for m = 1, 2, .. g in any floating type (S_m, B, m k), of the frames whose level is m.
-        recurrent: W; not needed without gradients and with `packed`.
-        initial: in the type of the weights.
-        levels: the first so many modules hold all that run in a frame.
+        inputs: x.
+        initial: the state before the first frame.
+        weight: V.
+        bias: b.
+        blocks: W; for i = 1, .. g what module i reads of itself and the slower modules, (k, (g - i + 1) k).
+        levels: of a frame; the first so many modules hold all that run in it.
         runs: of each item, or one for all, whether a module runs.
-        frames: for m = 1, 2, .. g those of level m.
-        packed: what `pack` made of W.
+        frames: for m = 0, .. g those of level m.
+        packed: V and W, laid out for good.
     """
-    # NumPy has no arithmetic for float16
-    projected = [part.to(initial.dtype) if part.dtype == torch.float16 else part for part in projected]
-    if torch.is_grad_enabled() or packed is None:
-        assert recurrent is not None
-        outputs = _Loop.apply(levels, runs, frames, recurrent, initial, *projected)
+    initial = initial.to(weight.dtype)
+    if torch.is_grad_enabled():
+        outputs = _Layer.apply(levels, runs, frames, inputs, initial, weight, bias, *blocks)
         assert isinstance(outputs, Tensor)
         return outputs
-    return _loops().forward(packed, _flat(projected), levels, runs, initial)
+    packed_weight, packed_blocks = (
+        None if tensor is None or tensor.dtype != weight.dtype else tensor  # moved to another type since
+        for tensor in packed
+    )
+    if packed_weight is None:
+        packed_weight = products.pack(weight)
+    parts = _by_level(inputs, frames)
+    projected = []
+    for part, rows in zip(parts, _rows(frames, len(weight)), strict=True):
+        if len(part):
+            prefix = packed_weight
+            if prefix is not None:
+                prefix = _loops().first_columns(prefix, weight.shape[1], rows)
+            projected.append(products.linear(part, weight[:rows], bias[:rows], prefix))
+    if packed_blocks is None:
+        packed_blocks = pack(blocks)
+    return _loops().forward(packed_blocks, _flat(projected, initial), levels, runs, initial)[1:]
 
 
-def pack(recurrent: Float[Tensor, "H H"], modules: int) -> Float[Tensor, "P"]:
-    """What `recur` else makes of W at each call; for weights that do not change any more."""
-    return _loops().pack_blocks(recurrent, modules)
-
-
-def first_columns(packed: Float[Tensor, "P"], depth: int, columns: int) -> Float[Tensor, "_"]:
-    """The first columns of a packed matrix with `depth` rows."""
-    return _loops().first_columns(packed, depth, columns)
+def pack(blocks: Sequence[Float[Tensor, "k _"]]) -> Float[Tensor, "P"]:
+    """What `run` else makes of W at each call; for weights that do not change any more."""
+    return _loops().pack_blocks(blocks)
 
 
 def _loops() -> ModuleType:
@@ -61,13 +76,28 @@ def _loops() -> ModuleType:
     return _numba_clockwork
 
 
-def _flat(projected: Sequence[Tensor]) -> Tensor:
-    parts = [part.flatten() for part in projected if part.numel()] or [projected[0].flatten()]
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
+def _rows(frames: Sequence[Tensor], size: int) -> list[int]:
+    """Units of the first 1, 2, .. g modules."""
+    modules = len(frames) - 1
+    return [level * size // modules for level in range(1, modules + 1)]
 
 
-class _Loop(torch.autograd.Function):
-    """(levels, runs, frames, recurrent, initial, projected_1 .. projected_g) -> outputs."""
+def _by_level(inputs: Tensor, frames: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The frames of level 1, .. g."""
+    return inputs.index_select(0, torch.cat(tuple(frames[1:]))).split([len(chosen) for chosen in frames[1:]])
+
+
+def _flat(projected: Sequence[Tensor], like: Tensor) -> Tensor:
+    """As the loops read it; NumPy has no arithmetic for float16."""
+    flat = torch.cat([part.flatten() for part in projected]) if projected else like.new_empty(0)
+    return flat.to(like.dtype) if flat.dtype == torch.float16 else flat
+
+
+class _Layer(torch.autograd.Function):
+    """(levels, runs, frames, inputs, initial, weight, bias, block_1 .. block_g) -> outputs.
+
+    V is laid out once for the products of all levels.
+    """
 
     @staticmethod
     def forward(
@@ -75,27 +105,50 @@ class _Loop(torch.autograd.Function):
         levels: Tensor,
         runs: Tensor,
         frames: Sequence[Tensor],
-        recurrent: Tensor,
+        inputs: Tensor,
         initial: Tensor,
-        *projected: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        *blocks: Tensor,
     ) -> Tensor:
-        blocks = pack(recurrent, len(projected))
-        outputs = _loops().forward(blocks, _flat(projected), levels, runs, initial)
-        ctx.save_for_backward(levels, runs, recurrent, initial, outputs, *frames)
-        ctx.shapes, ctx.projected_type = [part.shape for part in projected], projected[0].dtype
-        return outputs
+        parts, packed = _by_level(inputs, frames), None
+        projected = []
+        for part, rows in zip(parts, _rows(frames, len(weight)), strict=True):
+            if not products.ours(part, part.numel() * rows, training=True):
+                projected.append(F.linear(part, weight[:rows], bias[:rows]))
+                continue
+            if packed is None:
+                packed = _loops().pack(weight.mT)
+            prefix = _loops().first_columns(packed, weight.shape[1], rows)
+            projected.append(products.linear(part, weight[:rows], bias[:rows], prefix))
+        flat = _flat(projected, initial)
+        states = _loops().forward(pack(blocks), flat, levels, runs, initial)
+        ctx.save_for_backward(levels, runs, inputs, weight, states, *frames, *blocks)
+        ctx.number = flat.numel()
+        return states[1:]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        levels, runs, recurrent, initial, outputs, *frames = ctx.saved_tensors
-        number = sum(shape.numel() for shape in ctx.shapes)
-        d_projected, d_initial = _loops().backward(recurrent, number, levels, runs, outputs, gradients[0])
-        parts = d_projected.to(ctx.projected_type).split([shape.numel() for shape in ctx.shapes])
-        parts = [part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True)]
-        before = torch.cat((initial[None], outputs[:-1]))
-        d_recurrent = torch.zeros_like(recurrent)
-        for part, chosen in zip(parts, frames, strict=True):
-            previous = before.index_select(0, chosen).flatten(0, 1).to(part.dtype)
-            d_recurrent[: part.shape[-1]] += transposed_product(part.flatten(0, 1), previous)
-        return None, None, None, d_recurrent, d_initial, *parts
+        levels, runs, inputs, weight, states, *others = ctx.saved_tensors
+        modules, size = runs.shape[-1], len(weight)
+        frames, blocks = others[: modules + 1], others[modules + 1 :]
+        wanted = ctx.needs_input_grad[3]  # the inputs' gradient
+        recurrent = torch.cat([F.pad(block, (size - block.shape[1], 0)) for block in blocks])
+        d_projected, d_inputs, d_initial = _loops().backward(
+            recurrent, weight if wanted else weight[:, :0], ctx.number, levels, runs, states, gradients[0]
+        )
+        values = inputs.to(weight.dtype) if inputs.dtype == torch.float16 else inputs
+        d_weight, d_recurrent, d_bias = torch.zeros_like(weight), torch.zeros_like(recurrent), weight.new_zeros(size)
+        at = 0
+        for chosen, rows in zip(frames[1:], _rows(frames, size), strict=True):
+            shape = len(chosen), inputs.shape[1], rows
+            d_part = d_projected[at : at + math.prod(shape)].view(shape)
+            at += d_part.numel()
+            if len(d_part):
+                d_weight[:rows] += _loops().matrix_gradient(d_part, values, chosen)
+                d_recurrent[:rows] += _loops().matrix_gradient(d_part, states, chosen)
+                d_bias[:rows] += d_part.sum((0, 1))
+        d_rows = d_recurrent.split(size // modules)
+        d_blocks = [d_row[:, -block.shape[1] :] for d_row, block in zip(d_rows, blocks, strict=True)]
+        return None, None, None, d_inputs.to(inputs.dtype) if wanted else None, d_initial, d_weight, d_bias, *d_blocks

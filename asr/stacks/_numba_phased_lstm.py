@@ -160,7 +160,7 @@ def loop_backward(
 
 
 def time_gate(times: Tensor, period: Tensor, shift: Tensor, ratio_on: Tensor, leak: float) -> Tensor:
-    """k (S, R, H) in the type of tau, from times (S, R) float64, tau, s and r (H,)."""
+    """The gate k (S, R, H) in the type of tau, from times (S, R) float64, tau, s and r (H,)."""
     frames, items = times.shape
     gate = period.new_empty(frames, items, len(period))
     call = (*_flat(times, shift.double(), period.double(), ratio_on, gate), items, len(period))
@@ -238,9 +238,15 @@ def backward(
     """
     outputs, cells, gates = kept
     frames, batch, size = outputs.shape
-    d_gates, d_gate, d_hidden = gates.new_empty(gates.shape), outputs.new_empty(outputs.shape), hidden.new_empty(batch, size)
+    d_gates, d_gate, d_hidden = (
+        gates.new_empty(gates.shape),
+        outputs.new_empty(outputs.shape),
+        hidden.new_empty(batch, size),
+    )
     d_peepholes, d_cell = outputs.new_zeros(batch, 3, size), d_last_cell.contiguous().clone()
-    tensors = _flat(pack(recurrent), peepholes, hidden, cell, outputs, cells, gates, d_gates, d_gate, d_peepholes, d_hidden, d_cell)
+    tensors = _flat(
+        pack(recurrent), peepholes, hidden, cell, outputs, cells, gates, d_gates, d_gate, d_peepholes, d_hidden, d_cell
+    )
     call = (*rows_of(d_outputs), *_gate_rows(gate), *tensors, frames, batch, size)
     run(loop_backward, [call], batch, frames * 4 * size * (1 + size // 256))
     return d_gates, d_gate, d_peepholes.sum(0), d_hidden, d_cell

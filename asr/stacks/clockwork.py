@@ -193,7 +193,6 @@ class ClockworkLayer(nn.Module):
         super().__init__()
         self.hidden_size = hidden_size
         self.module_size = hidden_size // num_modules
-        self.num_modules = num_modules
         self.projection = products.Linear(input_size, hidden_size)
         self.packed: Tensor | None = None  # W, laid out for good
         self.recurrent = nn.ParameterList(
@@ -217,47 +216,38 @@ class ClockworkLayer(nn.Module):
     def fold_norm(self) -> None:
         """Lay out W for good (`asr.nn.folding`)."""
         with torch.no_grad():
-            self.packed = _clockwork_on_cpu.pack(self.recurrent_matrix(), self.num_modules) if self._compiled() else None
+            self.packed = (
+                _clockwork_on_cpu.pack([*self.recurrent]) if full_on_cpu.fits(self.projection.weight) else None
+            )
 
     def forward(
         self, inputs: Float[Tensor, "B S D"], initial: Float[Tensor, "B H"], clock: _Clock
     ) -> Float[Tensor, "B S H"]:
         """Run S >= 1 frames from the state `initial`."""
-        kind = self.projection.weight.dtype
-        initial = initial.to(kind)
         frames = inputs.transpose(0, 1)  # time first, as the loops want it
-        if self._compiled():
-            packed = self.packed if self.packed is not None and self.packed.dtype == kind else None
-            recurrent = self.recurrent_matrix() if packed is None or torch.is_grad_enabled() else None
-            outputs = _clockwork_on_cpu.recur(
-                self._project(frames, clock), recurrent, initial, clock.levels, clock.runs, clock.frames[1:], packed
+        weight, bias = self.projection.weight, self.projection.bias
+        if full_on_cpu.fits(weight):
+            packed = self.projection.packed, self.packed
+            outputs = _clockwork_on_cpu.run(
+                frames, initial, weight, bias, [*self.recurrent], clock.levels, clock.runs, clock.frames, packed
             )
             return outputs.transpose(0, 1)
         recurrent = self.recurrent_matrix()
-        if clock.is_prefix:
-            outputs = _PrefixLoop.apply(clock, recurrent, initial, *self._project(frames, clock))
-            assert isinstance(outputs, Tensor)
-            return outputs.transpose(0, 1)
-        units = clock.runs.to(inputs.device, non_blocking=True).repeat_interleave(self.module_size, 2)
-        return _masked_loop(self.projection(frames).to(kind), recurrent, initial, units).transpose(0, 1)
-
-    def _compiled(self) -> bool:
-        return full_on_cpu.fits(self.projection.weight)
-
-    def _project(self, frames: Float[Tensor, "S B D"], clock: _Clock) -> list[Float[Tensor, "_ B _"]]:
-        """V x + b of the units that run: for m = 1, 2, .. g of the first m modules, for the frames of level m."""
-        parts = frames.index_select(0, torch.cat(clock.frames[1:])).split([len(chosen) for chosen in clock.frames[1:]])
-        weight, bias = self.projection.weight, self.projection.bias
-        projected = []
-        for rows, part in zip(range(self.module_size, self.hidden_size + 1, self.module_size), parts, strict=True):
-            if not len(part) and not torch.is_grad_enabled():  # there are many in a step of one frame
-                projected.append(part.new_empty(*part.shape[:2], rows))
-                continue
-            packed = self.projection.packed
-            if packed is not None:
-                packed = _clockwork_on_cpu.first_columns(packed, weight.shape[1], rows)
-            projected.append(products.linear(part, weight[:rows], bias[:rows], packed))
-        return projected
+        initial = initial.to(recurrent.dtype)
+        if not clock.is_prefix:
+            projected = self.projection(frames).to(recurrent.dtype)
+            units = clock.runs.to(inputs.device, non_blocking=True).repeat_interleave(self.module_size, 2)
+            return _masked_loop(projected, recurrent, initial, units).transpose(0, 1)
+        # Only the rows that run are projected: the frames in which m modules run go through the first m modules' rows.
+        order = torch.cat(clock.frames[1:])
+        parts = frames.index_select(0, order).split([len(chosen) for chosen in clock.frames[1:]])
+        projected = [
+            F.linear(part, weight[:rows], bias[:rows])
+            for part, rows in zip(parts, range(self.module_size, self.hidden_size + 1, self.module_size), strict=True)
+        ]
+        outputs = _PrefixLoop.apply(clock, recurrent, initial, *projected)
+        assert isinstance(outputs, Tensor)
+        return outputs.transpose(0, 1)
 
 
 class _PrefixLoop(torch.autograd.Function):
