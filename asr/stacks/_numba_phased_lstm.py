@@ -1,8 +1,9 @@
 """The time gate and the time loop of a phased LSTM's layer, compiled for the CPU.
 
 `asr.stacks.phased_lstm` says what they compute. The loop runs a range of batch items over all frames. A frame is one
-product of the items' states with U, then the gates of each item, unit by unit. What an item gives does not depend on
-the others, nor on how items are split over threads.
+product of the items' states with U, then the gates of each item, unit by unit. Another loop, for inference, computes
+the open units alone, projections included. What an item gives does not depend on the others, nor on how items are split
+over threads.
 
 All arrays are flat. Gates (S, B, 4H) and cells (S, B, H) have one frame if none are kept for backward, which each frame
 then overwrites.
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from asr.nn._numba_calls import arrays, rows_of, run
-from asr.nn._vectors import Vector, equations, kernel, multiply, pack, sigmoid, tanh
+from asr.nn._vectors import Vector, equations, four_products, kernel, multiply, pack, sigmoid, tanh
 
 # What a frame computes of each unit. p: projected input; u: product with U; w: peepholes; h, c: states before the
 # frame; k: how far the unit is open. Backward, d: what comes from above; through: what comes back without passing U; u:
@@ -79,6 +80,11 @@ def _phased_back(
     return d_g, d_i, d_f, d_o, d_k, d_hidden * kept, d_cell, s_i + d_i * c, s_f + d_f * c, s_o + d_o * new_cell
 
 
+@equations(inputs=1, outputs=1)
+def _copy(x: Vector) -> tuple[Vector, ...]:
+    return (x,)
+
+
 @equations(inputs=2, outputs=1)
 def _add(x: Vector, y: Vector) -> tuple[Vector, ...]:
     return (x + y,)
@@ -130,6 +136,59 @@ def loop_forward(
                 cells, cell_now_at + way, outputs, now_at + way,
             )  # fmt: skip
         before, before_at, cell, cell_at = outputs, now_at, cells, cell_now_at
+
+
+@kernel
+def open_units_loop(
+    x, x_frame, x_item, gate, gate_frame, gate_item, weight, bias, recurrent, peepholes, hidden, cell, outputs,
+    frames, batch, size, input_size, first, last,
+):  # fmt: skip
+    together = last - first if gate_item == 0 else 1  # items of which the same units are open
+    opened, row_size = np.empty(size, np.int64), 4 * size
+    p = np.empty(together * row_size, outputs.dtype)
+    u, gates = np.empty_like(p), np.empty_like(p)
+    of_unit, states = np.empty(4 * size, outputs.dtype), np.empty(2 * size, outputs.dtype)  # w of i, f, o and k; c, h
+    before, before_at = hidden, first * size
+    for t in range(frames):
+        now_at = (t * batch + first) * size
+        for start in range(0, last - first, together):
+            h, now, c = before_at + start * size, now_at + start * size, (first + start) * size
+            gate_at, number = t * gate_frame + (first + start) * gate_item, 0
+            for unit in range(size):
+                if gate[gate_at + unit] != 0:  # true of NaN
+                    opened[number] = unit
+                    number += 1
+            for n in range(number):
+                unit = opened[n]
+                x_at = t * x_frame + (first + start) * x_item
+                for j in range(3):
+                    of_unit[j * size + n] = peepholes[j * size + unit]
+                of_unit[3 * size + n] = gate[gate_at + unit]
+                four_products(
+                    x, x_at, x_item, together, weight, unit * input_size, size * input_size, input_size,
+                    p, n, row_size, size,
+                )  # fmt: skip
+                four_products(
+                    before, h, size, together, recurrent, unit * size, size * size, size, u, n, row_size, size
+                )
+                for at in range(n, together * row_size, size):
+                    p[at] += bias[at % row_size - n + unit]
+            for row in range(together):
+                _copy(size, before, h + row * size, outputs, now + row * size)
+                for n in range(number):
+                    states[n] = cell[c + row * size + opened[n]]
+                    states[size + n] = before[h + row * size + opened[n]]
+                g = row * row_size
+                i, f, o = g + size, g + 2 * size, g + 3 * size
+                _phased(
+                    number, p, g, p, i, p, f, p, o, u, g, u, i, u, f, u, o,
+                    of_unit, 0, of_unit, size, of_unit, 2 * size, of_unit, 3 * size, states, 0, states, size,
+                    gates, g, gates, i, gates, f, gates, o, states, 0, states, size,
+                )  # fmt: skip
+                for n in range(number):
+                    cell[c + row * size + opened[n]] = states[n]
+                    outputs[now + row * size + opened[n]] = states[size + n]
+        before, before_at = outputs, now_at
 
 
 @kernel
@@ -212,6 +271,39 @@ def forward(
     call = (*rows_of(projected), *_gate_rows(gate), *tensors, int(keeps), frames, batch, size)
     run(loop_forward, [call], batch, frames * 4 * size * (1 + size // 256))
     return outputs, cells, gates
+
+
+def forward_of_open_units(
+    inputs: Tensor,
+    gate: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    recurrent: Tensor,
+    peepholes: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Run all frames, projection included, and compute nothing for units that are closed.
+
+    Args:
+        inputs: (S, B, D), in the type of the weights.
+        gate: as above.
+        weight: W, (4H, D).
+        bias: b, (4H,).
+        recurrent: U, (4H, H).
+        peepholes: as above.
+        hidden: as above.
+        cell: as above.
+
+    Returns:
+        Outputs (S, B, H), and the last cell state (B, H).
+    """
+    frames, (batch, size) = len(inputs), hidden.shape
+    outputs, last_cell = hidden.new_empty(frames, batch, size), cell.contiguous().clone()
+    tensors = _flat(weight, bias, recurrent, peepholes, hidden, last_cell, outputs)
+    call = (*rows_of(inputs), *_gate_rows(gate), *tensors, frames, batch, size, inputs.shape[-1])
+    run(open_units_loop, [call], batch, frames * size * (1 + size // 256))
+    return outputs, last_cell
 
 
 def backward(

@@ -62,6 +62,32 @@ def recur(
     return outputs, cells[0]
 
 
+def recur_open_units(
+    inputs: Float[Tensor, "S B D"],
+    gate: Float[Tensor, "S R H"],
+    weight: Float[Tensor, "G D"],
+    bias: Float[Tensor, "G"],
+    recurrent: Float[Tensor, "G H"],
+    peepholes: Float[Tensor, "3 H"] | None,
+    hidden: Float[Tensor, "B H"],
+    cell: Float[Tensor, "B H"],
+) -> tuple[Float[Tensor, "S B H"], Float[Tensor, "B H"]]:
+    """What `recur` gives for W x + b without gradients, computed for units that are open; faster where few are.
+
+    Args:
+        inputs: x.
+        gate: as above.
+        weight: W.
+        bias: b.
+        recurrent: as above.
+        peepholes: as above.
+        hidden: as above.
+        cell: as above.
+    """
+    weights = _or_zeros(peepholes, hidden)
+    return _loops().forward_of_open_units(inputs, gate, weight, bias, recurrent, weights, hidden, cell)
+
+
 def _loops() -> ModuleType:
     """Imported here: numba takes 0.4 s, and most processes run no phased LSTM."""
     from asr.stacks import _numba_phased_lstm

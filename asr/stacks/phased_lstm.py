@@ -42,6 +42,7 @@ from asr.stacks.base import Stack
 
 LEAK = 1e-3  # alpha in training (the paper and its code)
 INITIAL_DEVIATION = 0.1  # of every matrix and peephole (Lasagne's Gate, which the authors' code uses)
+FEW = 0.25  # share of open units up to which it is faster to compute those alone, of one stream and of many
 INITIAL_INPUT_BIAS = -0.1  # of the input gate; all other biases are 0 (the authors' frequency task)
 
 
@@ -178,8 +179,8 @@ class PhasedLstm(Stack):
 
     def figures(self) -> dict[str, float]:
         """The share of units that are open at a mean time."""
-        ratios: list[Tensor] = [layer.ratio_on for layer in self.layers if isinstance(layer, PhasedLstmLayer)]
-        return {"open_units_share": float(torch.cat(ratios).detach().abs().clamp(max=1).mean())}
+        shares = [layer.open_share() for layer in self.layers if isinstance(layer, PhasedLstmLayer)]
+        return {"open_units_share": sum(shares) / len(shares)}
 
 
 def _checked(times: Tensor, inputs: Tensor) -> Tensor:
@@ -224,10 +225,17 @@ class PhasedLstmLayer(nn.Module):
         self.shift = nn.Parameter(torch.rand(hidden_size) * self.period.detach())
         self.ratio_on = nn.Parameter(torch.full((hidden_size,), ratio_on_init))
         self.packed: Tensor | None = None  # U, laid out for good
+        self.few_open = False  # and so the others are not computed
 
     def fold_norm(self) -> None:
-        """Lay out U for good (`asr.nn.folding`)."""
-        self.packed = products.pack(self.recurrent)
+        """Choose how to compute with weights that do not change any more, and lay them out (`asr.nn.folding`)."""
+        with torch.no_grad():
+            self.few_open = products.ours(self.recurrent) and self.open_share() <= FEW
+        self.packed = None if self.few_open else products.pack(self.recurrent)
+
+    def open_share(self) -> float:
+        """Of units at a mean time."""
+        return float(self.ratio_on.detach().abs().clamp(max=1).mean())
 
     def time_gate(self, times: Float[Tensor, "S R"]) -> Float[Tensor, "S R H"]:
         """How far open each unit is at float64 time stamps: k in [0, 1]."""
@@ -254,14 +262,18 @@ class PhasedLstmLayer(nn.Module):
             hidden: before the first frame.
             cell: likewise.
         """
-        kind = self.recurrent.dtype
+        hidden, cell = hidden.to(self.recurrent.dtype), cell.to(self.recurrent.dtype)
         gate = self.time_gate(times.T)
-        projected = self.projection(inputs.transpose(0, 1))  # time first, as the loop wants it
-        tensors = projected, gate, self.recurrent, self.peepholes, hidden.to(kind), cell.to(kind)
+        frames = inputs.transpose(0, 1)  # time first, as the loops want it
+        weight, bias, others = self.projection.weight, self.projection.bias, (self.recurrent, self.peepholes)
+        if self.few_open and products.ours(frames, training=torch.is_grad_enabled()) and frames.dtype == weight.dtype:
+            outputs, last_cell = _phased_lstm_on_cpu.recur_open_units(frames, gate, weight, bias, *others, hidden, cell)
+            return outputs.transpose(0, 1), last_cell
+        projected = self.projection(frames)
         if full_on_cpu.fits(self.recurrent):
-            outputs, last_cell = _phased_lstm_on_cpu.recur(*tensors, self.packed)
+            outputs, last_cell = _phased_lstm_on_cpu.recur(projected, gate, *others, hidden, cell, self.packed)
         else:
-            result = _PhasedLstmLoop.apply(*tensors)
+            result = _PhasedLstmLoop.apply(projected, gate, *others, hidden, cell)
             assert isinstance(result, tuple)
             outputs, last_cell = result
         return outputs.transpose(0, 1), last_cell
