@@ -9,7 +9,10 @@ for a product whose sums stay in registers. Here they are said outright:
   ROWS rows and a panel stay in registers while the inner index runs from first to last: so each is added up in that
   order, and what a row gives does not depend on how many rows there are, nor on its place among them.
 
-A number takes the whole register width that the processor has; both work on any that LLVM knows.
+* `four_products` gives the products of rows with four rows of a matrix that lies as it is, for a few outputs of many.
+  It adds up each in a fixed order too, another one.
+
+A number takes the whole register width that the processor has; all work on any that LLVM knows.
 """
 
 from __future__ import annotations
@@ -353,8 +356,7 @@ def multiply(a, a_at, a_row, a_element, rows, b, depth, start, end, c, c_at, c_r
         _one(a, a_at, a_row, a_element, rows, b, b_at, length, c, c_at + whole, c_row, add)
 
 
-@intrinsic
-def four_products(
+def _four_products(
     _context: Any, a: Any, a_at: Any, a_row: Any, rows: Any, b: Any, b_at: Any, b_row: Any, depth: Any,
     c: Any, c_at: Any, c_row: Any, c_element: Any,
 ) -> Any:  # fmt: skip
@@ -387,6 +389,9 @@ def four_products(
 
     kinds = (a, a_at, a_row, rows, b, b_at, b_row, depth, c, c_at, c_row, c_element)
     return types.void(*kinds), generate
+
+
+four_products: Any = intrinsic(_four_products)
 
 
 def _dot_products(builder: Any, dtype: Any, a_rows: list[Any], b_rows: list[Any], depth: Any) -> list[list[Any]]:
