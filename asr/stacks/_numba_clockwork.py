@@ -9,7 +9,7 @@ All arrays are flat. Projections stand by level, and in order within one, as `pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -218,7 +218,7 @@ def matrix_gradient(d_projected: Tensor, values: Tensor, chosen: Tensor) -> Tens
     return out[:, :columns]
 
 
-def pack_blocks(blocks: Sequence[Tensor]) -> Tensor:
+def pack_blocks(blocks: Iterable[Tensor]) -> Tensor:
     """W as `forward` reads it, of its blocks (k, (g - i) k): what module i reads of itself and the slower modules."""
     return torch.cat([pack(block.mT) for block in blocks])
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -33,6 +33,7 @@ from asr.nn import products
 from asr.nn.cells import full_on_cpu
 from asr.nn.masking import zero_padding
 from asr.stacks import _clockwork_on_cpu
+from asr.stacks._clockwork_on_cpu import Clock
 from asr.stacks.base import Stack
 
 INITIAL_DEVIATION = 0.1  # of every parameter (the paper)
@@ -159,7 +160,7 @@ class Clockwork(Stack):
     def _layers(self) -> list[ClockworkLayer]:
         return [layer for layer in self.layers if isinstance(layer, ClockworkLayer)]
 
-    def _clock(self, ages: list[int], num_frames: int, device: torch.device) -> _Clock:
+    def _clock(self, ages: list[int], num_frames: int, device: torch.device) -> Clock:
         """Which modules run in the next frames of streams of these ages."""
         if len(set(ages)) == 1:
             ages = ages[:1]
@@ -167,23 +168,8 @@ class Clockwork(Stack):
         runs = time[..., None] % torch.tensor(self.periods) == 0
         levels = (runs.any(1) * torch.arange(1, len(self.periods) + 1)).amax(-1)
         counts = levels.bincount(minlength=len(self.periods) + 1).tolist()
-        frames = levels.argsort(stable=True).to(device, non_blocking=True).split(counts)
-        return _Clock(runs, levels, list(frames), self.nested and len(ages) == 1)
-
-
-class _Clock(NamedTuple):
-    """Which modules run in the next frames.
-
-    runs: (S, B, g), or (S, 1, g) of streams of one age; on the CPU.
-    levels: (S,), 0 to g: the first so many modules hold all that run in a frame; on the CPU.
-    frames: for each level the frames that have it, on the inputs' device.
-    is_prefix: whether those modules all run.
-    """
-
-    runs: Bool[Tensor, "S _ g"]
-    levels: Int[Tensor, "S"]
-    frames: list[Tensor]
-    is_prefix: bool
+        order = levels.argsort(stable=True).to(device, non_blocking=True)
+        return Clock(runs, levels, order, counts, self.nested and len(ages) == 1)
 
 
 class ClockworkLayer(nn.Module):
@@ -216,21 +202,17 @@ class ClockworkLayer(nn.Module):
     def fold_norm(self) -> None:
         """Lay out W for good (`asr.nn.folding`)."""
         with torch.no_grad():
-            self.packed = (
-                _clockwork_on_cpu.pack([*self.recurrent]) if full_on_cpu.fits(self.projection.weight) else None
-            )
+            self.packed = _clockwork_on_cpu.pack(self.recurrent) if full_on_cpu.fits(self.projection.weight) else None
 
     def forward(
-        self, inputs: Float[Tensor, "B S D"], initial: Float[Tensor, "B H"], clock: _Clock
+        self, inputs: Float[Tensor, "B S D"], initial: Float[Tensor, "B H"], clock: Clock
     ) -> Float[Tensor, "B S H"]:
         """Run S >= 1 frames from the state `initial`."""
         frames = inputs.transpose(0, 1)  # time first, as the loops want it
         weight, bias = self.projection.weight, self.projection.bias
         if full_on_cpu.fits(weight):
             packed = self.projection.packed, self.packed
-            outputs = _clockwork_on_cpu.run(
-                frames, initial, weight, bias, [*self.recurrent], clock.levels, clock.runs, clock.frames, packed
-            )
+            outputs = _clockwork_on_cpu.run(frames, initial, weight, bias, self.recurrent, clock, packed)
             return outputs.transpose(0, 1)
         recurrent = self.recurrent_matrix()
         initial = initial.to(recurrent.dtype)
@@ -239,8 +221,7 @@ class ClockworkLayer(nn.Module):
             units = clock.runs.to(inputs.device, non_blocking=True).repeat_interleave(self.module_size, 2)
             return _masked_loop(projected, recurrent, initial, units).transpose(0, 1)
         # Only the rows that run are projected: the frames in which m modules run go through the first m modules' rows.
-        order = torch.cat(clock.frames[1:])
-        parts = frames.index_select(0, order).split([len(chosen) for chosen in clock.frames[1:]])
+        parts = frames.index_select(0, clock.order[clock.counts[0] :]).split(clock.counts[1:])
         projected = [
             F.linear(part, weight[:rows], bias[:rows])
             for part, rows in zip(parts, range(self.module_size, self.hidden_size + 1, self.module_size), strict=True)
@@ -261,7 +242,7 @@ class _PrefixLoop(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx,
-        clock: _Clock,
+        clock: Clock,
         recurrent: Float[Tensor, "H H"],
         initial: Float[Tensor, "B H"],
         *projected: Float[Tensor, "_ B _"],
@@ -281,7 +262,7 @@ class _PrefixLoop(torch.autograd.Function):
                 torch.addmm(next(waiting[level - 1]), hidden, columns[level], out=active)
                 active.tanh_()
             hidden = output
-        ctx.save_for_backward(states, recurrent, *clock.frames[1:])
+        ctx.save_for_backward(states, recurrent, *clock.order.split(clock.counts)[1:])
         ctx.levels, ctx.projected_type = levels, projected[0].dtype
         return states[1:]
 
