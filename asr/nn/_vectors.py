@@ -9,7 +9,10 @@ for a product whose sums stay in registers. Here they are said outright:
   ROWS rows and a panel stay in registers while the inner index runs from first to last: so each is added up in that
   order, and what a row gives does not depend on how many rows there are, nor on its place among them.
 
-A number takes the whole register width that the processor has; both work on any that LLVM knows.
+* `four_products` gives the products of rows with four rows of a matrix that lies as it is, for a few outputs of many.
+  It adds up each in a fixed order too, another one.
+
+A number takes the whole register width that the processor has; all work on any that LLVM knows.
 """
 
 from __future__ import annotations
@@ -21,7 +24,6 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from llvmlite import ir
@@ -182,7 +184,6 @@ def _row_loop(
     ]
     kind = _llvm(types.float64 if any(dtype == types.float64 for dtype, _ in arrays) else types.float32)
     lanes = REGISTER // _size(kind)
-    whole = builder.sub(count, builder.srem(count, _index(lanes)))
 
     def body(at: Any, mask: Any) -> None:
         places = [(dtype, builder.gep(data, [at])) for dtype, data in arrays]
@@ -191,6 +192,12 @@ def _row_loop(
         for (dtype, place), result in zip(places[inputs:], results, strict=True):
             _store(builder, dtype, place, result.value, mask)
 
+    _by_lanes(builder, count, lanes, body)
+
+
+def _by_lanes(builder: Any, count: Any, lanes: int, body: Callable[[Any, Any], None]) -> None:
+    """Emit `body(at, mask)` for at = 0, `lanes`, ..: without a mask, but for what remains at the end."""
+    whole = builder.sub(count, builder.srem(count, _index(lanes)))
     with cgutils.for_range_slice(builder, _index(0), whole, _index(lanes)) as (at, _):
         body(at, None)
     remain = builder.sub(count, whole)
@@ -271,14 +278,7 @@ def _panel(vectors: int) -> Any:
                 )
                 _rank_one_updates(builder, kind, a_rows, a_element, b, depth, c_rows, vectors, add)
 
-            whole = builder.sdiv(rows, _index(ROWS))
-            with cgutils.for_range(builder, whole) as blocks:
-                block(builder.mul(blocks.index, _index(ROWS)), ROWS)
-            number = ROWS // 2
-            while number:  # the rest as the sum of powers of two that it is
-                with builder.if_then(builder.icmp_signed("!=", builder.and_(rows, _index(number)), _index(0))):
-                    block(builder.and_(rows, _index(-2 * number)), number)
-                number //= 2
+            _blocks(builder, rows, ROWS, block)
             return context.get_dummy_value()
 
         kinds = (a, a_at, a_row, a_element, rows, b, b_at, depth, c, c_at, c_row, add)
@@ -356,14 +356,113 @@ def multiply(a, a_at, a_row, a_element, rows, b, depth, start, end, c, c_at, c_r
         _one(a, a_at, a_row, a_element, rows, b, b_at, length, c, c_at + whole, c_row, add)
 
 
+def _four_products(
+    _context: Any, a: Any, a_at: Any, a_row: Any, rows: Any, b: Any, b_at: Any, b_row: Any, depth: Any,
+    c: Any, c_at: Any, c_row: Any, c_element: Any,
+) -> Any:  # fmt: skip
+    """Compute c = a b^T for four rows of b that lie as they are, for a few outputs of many.
+
+    Element k of row i of a is a[a_at + i * a_row + k], of b likewise, for k from 0 to `depth`; what row i gives for row
+    j goes to c[c_at + i * c_row + j * c_element]. A sum has LANES parts, each of every LANES-th product.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        a, a_at, a_row, rows, b, b_at, b_row, depth, c, c_at, c_row, c_element = arguments
+        a, b, c = (
+            builder.gep(context.make_array(signature.args[index])(context, builder, array).data, [at])
+            for index, array, at in ((0, a, a_at), (4, b, b_at), (8, c, c_at))
+        )
+        dtype = signature.args[8].dtype
+        b_rows = [builder.gep(b, [builder.mul(b_row, _index(j))]) for j in range(4)]
+
+        def block(first: Any, number: int) -> None:
+            items = [builder.add(first, _index(i)) for i in range(number)]
+            a_rows = [builder.gep(a, [builder.mul(a_row, item)]) for item in items]
+            sums = _dot_products(builder, dtype, a_rows, b_rows, depth)
+            for item, row_sums in zip(items, sums, strict=True):
+                for j, value in enumerate(row_sums):
+                    at = builder.add(builder.mul(c_row, item), builder.mul(c_element, _index(j)))
+                    builder.store(value, builder.gep(c, [at]))
+
+        _blocks(builder, rows, ROWS // 2, block)
+        return context.get_dummy_value()
+
+    kinds = (a, a_at, a_row, rows, b, b_at, b_row, depth, c, c_at, c_row, c_element)
+    return types.void(*kinds), generate
+
+
+four_products: Any = intrinsic(_four_products)
+
+
+def _dot_products(builder: Any, dtype: Any, a_rows: list[Any], b_rows: list[Any], depth: Any) -> list[list[Any]]:
+    """Emit the sums over `depth` elements of the products of each row of a with each of b."""
+    element = _llvm(dtype)
+    lanes = REGISTER // _size(element)
+    kind = ir.VectorType(element, lanes)
+    name = f"llvm.fmuladd.v{lanes}f{8 * _size(element)}"
+    add_product = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
+    # Memory for the sums, which LLVM keeps in registers.
+    sums = [[cgutils.alloca_once_value(builder, ir.Constant(kind, None)) for _ in b_rows] for _ in a_rows]
+    for place in chain.from_iterable(sums):
+        builder.store(ir.Constant(kind, None), place)
+
+    def add(at: Any, mask: Any) -> None:
+        a_now, b_now = (
+            [_load(builder, dtype, builder.gep(row, [at]), element, lanes, mask) for row in rows]
+            for rows in (a_rows, b_rows)
+        )
+        for x, row_sums in zip(a_now, sums, strict=True):
+            for y, place in zip(b_now, row_sums, strict=True):
+                builder.store(builder.call(add_product, [x, y, builder.load(place, typ=kind)]), place)
+
+    _by_lanes(builder, depth, lanes, add)
+    return [[_sum_of_lanes(builder, builder.load(place, typ=kind)) for place in row_sums] for row_sums in sums]
+
+
+def _sum_of_lanes(builder: Any, value: Any) -> Any:
+    """Half by half."""
+    numbers = ir.IntType(32)
+    half = value.type.count // 2
+    while half:
+        left, right = (
+            ir.Constant(ir.VectorType(numbers, half), list(range(first, first + half))) for first in (0, half)
+        )
+        nothing = ir.Constant(value.type, ir.Undefined)
+        value = builder.fadd(*(builder.shuffle_vector(value, nothing, lanes) for lanes in (left, right)))
+        half //= 2
+    return builder.extract_element(value, ir.Constant(numbers, 0))
+
+
+def _blocks(builder: Any, rows: Any, largest: int, block: Callable[[Any, int], None]) -> None:
+    """Emit `block(first, number)` for `largest` rows at a time, the rest as the sum of powers of two that it is."""
+    whole = builder.sdiv(rows, _index(largest))
+    with cgutils.for_range(builder, whole) as blocks:
+        block(builder.mul(blocks.index, _index(largest)), largest)
+    number = largest // 2
+    while number:
+        with builder.if_then(builder.icmp_signed("!=", builder.and_(rows, _index(number)), _index(0))):
+            block(builder.and_(rows, _index(-2 * number)), number)
+        number //= 2
+
+
 def pack(matrix: Float[Tensor, "*K D N"]) -> Float[Tensor, "*K P"]:
     """Lay out matrices for `multiply`: panels of VECTORS registers of columns, the last one as narrow as can be."""
     lanes = REGISTER // matrix.element_size()
     matrix = F.pad(matrix, (0, -matrix.shape[-1] % lanes))
     width = VECTORS * lanes
     whole = matrix.shape[-1] - matrix.shape[-1] % width
-    panels = matrix[..., :whole].unflatten(-1, (-1, width)).transpose(-3, -2).flatten(-3)
-    return torch.cat((panels, matrix[..., whole:].flatten(-2)), -1)
+    packed = matrix.new_empty(*matrix.shape[:-2], matrix.shape[-2] * matrix.shape[-1])
+    panels, rest = packed.split((matrix.shape[-2] * whole, packed.shape[-1] - matrix.shape[-2] * whole), -1)
+    by_panel = matrix[..., :whole].unflatten(-1, (-1, width)).transpose(-3, -2)
+    panels.view(by_panel.shape).copy_(by_panel)
+    rest.view(*matrix.shape[:-1], -1).copy_(matrix[..., whole:])
+    return packed
+
+
+def first_columns(packed: Float[Tensor, "P"], depth: int, columns: int) -> Float[Tensor, "_"]:
+    """Of a packed matrix with `depth` rows the first columns, and the others of their last panel."""
+    width = VECTORS * (REGISTER // packed.element_size())
+    return packed[: -(-columns // width) * width * depth]
 
 
 @kernel

@@ -10,6 +10,9 @@ with the default periods 1, 2, 4, ... about 2 k of the g k. W is block upper tri
 triangle are parameters, k^2 g (g + 1) / 2 of them.
 
 The clocks start with the utterance: an output depends on how many frames came before it, not on the inputs alone.
+
+On a CPU the time loop is compiled (`_clockwork_on_cpu`). torch's operations, below, are for GPUs, and for whoever
+watches operations, as export does.
 """
 
 from __future__ import annotations
@@ -26,7 +29,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from asr.config.options import PositiveInt, Probability, StackOptions
+from asr.nn import products
+from asr.nn.cells import full_on_cpu
 from asr.nn.masking import zero_padding
+from asr.stacks import _clockwork_on_cpu
+from asr.stacks._clockwork_on_cpu import Clock
 from asr.stacks.base import Stack
 
 INITIAL_DEVIATION = 0.1  # of every parameter (the paper)
@@ -153,32 +160,16 @@ class Clockwork(Stack):
     def _layers(self) -> list[ClockworkLayer]:
         return [layer for layer in self.layers if isinstance(layer, ClockworkLayer)]
 
-    def _clock(self, ages: list[int], num_frames: int, device: torch.device) -> _Prefixes | _Masks:
-        """Which modules run in the next frames of streams of these ages: a prefix where all streams agree on it."""
-        if self.nested and len(set(ages)) == 1:
-            levels = self._runs([ages[0]], num_frames).sum(-1)[0]  # (S,), modules that run
-            by_level = levels.argsort(stable=True).to(device, non_blocking=True)
-            counts = levels.bincount(minlength=len(self.periods) + 1).tolist()
-            return _Prefixes(levels.tolist(), list(by_level.split(counts)))
-        units = self._runs(ages, num_frames).repeat_interleave(self.hidden_size // len(self.periods), dim=2)
-        return _Masks(units.to(device, non_blocking=True))
-
-    def _runs(self, ages: list[int], num_frames: int) -> Bool[Tensor, "B S g"]:
-        time = torch.tensor(ages)[:, None] + torch.arange(num_frames)
-        return time[..., None] % torch.tensor(self.periods) == 0
-
-
-class _Prefixes(NamedTuple):
-    """The first `levels[t]` modules run in frame t, of every stream; `frames[m]` are the frames in which m run."""
-
-    levels: list[int]
-    frames: list[Tensor]
-
-
-class _Masks(NamedTuple):
-    """(B, S, H), True where a unit runs."""
-
-    units: Tensor
+    def _clock(self, ages: list[int], num_frames: int, device: torch.device) -> Clock:
+        """Which modules run in the next frames of streams of these ages."""
+        if len(set(ages)) == 1:
+            ages = ages[:1]
+        time = torch.arange(num_frames)[:, None] + torch.tensor(ages)
+        runs = time[..., None] % torch.tensor(self.periods) == 0
+        levels = (runs.any(1) * torch.arange(1, len(self.periods) + 1)).amax(-1)
+        counts = levels.bincount(minlength=len(self.periods) + 1).tolist()
+        order = levels.argsort(stable=True).to(device, non_blocking=True)
+        return Clock(runs, levels, order, counts, self.nested and len(ages) == 1)
 
 
 class ClockworkLayer(nn.Module):
@@ -188,7 +179,8 @@ class ClockworkLayer(nn.Module):
         super().__init__()
         self.hidden_size = hidden_size
         self.module_size = hidden_size // num_modules
-        self.projection = nn.Linear(input_size, hidden_size)
+        self.projection = products.Linear(input_size, hidden_size)
+        self.packed: Tensor | None = None  # W, laid out for good
         self.recurrent = nn.ParameterList(
             torch.empty(self.module_size, hidden_size - i * self.module_size) for i in range(num_modules)
         )
@@ -207,20 +199,29 @@ class ClockworkLayer(nn.Module):
         """W, with zeros below the block diagonal."""
         return torch.cat([F.pad(block, (self.hidden_size - block.shape[1], 0)) for block in self.recurrent])
 
+    def fold_norm(self) -> None:
+        """Lay out W for good (`asr.nn.folding`)."""
+        with torch.no_grad():
+            self.packed = _clockwork_on_cpu.pack(self.recurrent) if full_on_cpu.fits(self.projection.weight) else None
+
     def forward(
-        self, inputs: Float[Tensor, "B S D"], initial: Float[Tensor, "B H"], clock: _Prefixes | _Masks
+        self, inputs: Float[Tensor, "B S D"], initial: Float[Tensor, "B H"], clock: Clock
     ) -> Float[Tensor, "B S H"]:
         """Run S >= 1 frames from the state `initial`."""
+        frames = inputs.transpose(0, 1)  # time first, as the loops want it
+        weight, bias = self.projection.weight, self.projection.bias
+        if full_on_cpu.fits(weight):
+            packed = self.projection.packed, self.packed
+            outputs = _clockwork_on_cpu.run(frames, initial, weight, bias, self.recurrent, clock, packed)
+            return outputs.transpose(0, 1)
         recurrent = self.recurrent_matrix()
         initial = initial.to(recurrent.dtype)
-        frames = inputs.transpose(0, 1)  # time first, as the loops want it
-        if isinstance(clock, _Masks):
+        if not clock.is_prefix:
             projected = self.projection(frames).to(recurrent.dtype)
-            return _masked_loop(projected, recurrent, initial, clock.units.transpose(0, 1)).transpose(0, 1)
+            units = clock.runs.to(inputs.device, non_blocking=True).repeat_interleave(self.module_size, 2)
+            return _masked_loop(projected, recurrent, initial, units).transpose(0, 1)
         # Only the rows that run are projected: the frames in which m modules run go through the first m modules' rows.
-        order = torch.cat(clock.frames[1:])
-        parts = frames.index_select(0, order).split([len(chosen) for chosen in clock.frames[1:]])
-        weight, bias = self.projection.weight, self.projection.bias
+        parts = frames.index_select(0, clock.order[clock.counts[0] :]).split(clock.counts[1:])
         projected = [
             F.linear(part, weight[:rows], bias[:rows])
             for part, rows in zip(parts, range(self.module_size, self.hidden_size + 1, self.module_size), strict=True)
@@ -241,7 +242,7 @@ class _PrefixLoop(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx,
-        clock: _Prefixes,
+        clock: Clock,
         recurrent: Float[Tensor, "H H"],
         initial: Float[Tensor, "B H"],
         *projected: Float[Tensor, "_ B _"],
@@ -253,15 +254,16 @@ class _PrefixLoop(torch.autograd.Function):
         columns = [transposed[:, : level * size] for level in range(len(projected) + 1)]
         waiting = [iter(part.to(recurrent.dtype).unbind(0)) for part in projected]
         hidden, *outputs = states.unbind(0)
-        for level, output in zip(clock.levels, outputs, strict=True):
+        levels = clock.levels.tolist()
+        for level, output in zip(levels, outputs, strict=True):
             output.copy_(hidden)
             if level:
                 active = output[:, : level * size]
                 torch.addmm(next(waiting[level - 1]), hidden, columns[level], out=active)
                 active.tanh_()
             hidden = output
-        ctx.save_for_backward(states, recurrent, *clock.frames[1:])
-        ctx.levels, ctx.projected_type = clock.levels, projected[0].dtype
+        ctx.save_for_backward(states, recurrent, *clock.order.split(clock.counts)[1:])
+        ctx.levels, ctx.projected_type = levels, projected[0].dtype
         return states[1:]
 
     @staticmethod
@@ -296,7 +298,7 @@ def _masked_loop(
     projected: Float[Tensor, "S B H"],
     recurrent: Float[Tensor, "H H"],
     initial: Float[Tensor, "B H"],
-    units: Bool[Tensor, "S B H"],
+    units: Bool[Tensor, "S _ H"],
 ) -> Float[Tensor, "S B H"]:
     """Compute every unit in every frame and keep the states of those that do not run, for clocks without a prefix."""
     hidden, outputs = initial, []

@@ -19,6 +19,9 @@ blended. As there, tau and r enter by their absolute values; the code writes t +
 Without time stamps a frame's is its index since the stream began, so that an output depends on how many frames came
 before it. Phases are computed in float64, whatever the type of the weights: in float32 those of a period of 3 frames
 are wrong by up to 1 % of it after an hour at 100 frames a second, a fifth of the time for which a unit is open.
+
+On a CPU time gate and time loop are compiled (`_phased_lstm_on_cpu`). torch's operations, below, are for GPUs, and for
+whoever watches operations, as export does.
 """
 
 from __future__ import annotations
@@ -31,11 +34,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from asr.config.options import PositiveFloat, Probability, StackOptions
+from asr.nn import products
+from asr.nn.cells import full_on_cpu
 from asr.nn.masking import zero_padding
+from asr.stacks import _phased_lstm_on_cpu
 from asr.stacks.base import Stack
 
 LEAK = 1e-3  # alpha in training (the paper and its code)
 INITIAL_DEVIATION = 0.1  # of every matrix and peephole (Lasagne's Gate, which the authors' code uses)
+FEW = 0.25  # share of open units up to which it is faster to compute those alone, of one stream and of many
 INITIAL_INPUT_BIAS = -0.1  # of the input gate; all other biases are 0 (the authors' frequency task)
 
 
@@ -172,8 +179,8 @@ class PhasedLstm(Stack):
 
     def figures(self) -> dict[str, float]:
         """The share of units that are open at a mean time."""
-        ratios: list[Tensor] = [layer.ratio_on for layer in self.layers if isinstance(layer, PhasedLstmLayer)]
-        return {"open_units_share": float(torch.cat(ratios).detach().abs().clamp(max=1).mean())}
+        shares = [layer.open_share() for layer in self.layers if isinstance(layer, PhasedLstmLayer)]
+        return {"open_units_share": sum(shares) / len(shares)}
 
 
 def _checked(times: Tensor, inputs: Tensor) -> Tensor:
@@ -206,7 +213,7 @@ class PhasedLstmLayer(nn.Module):
         ratio_on_init: float,
     ) -> None:
         super().__init__()
-        self.projection = nn.Linear(input_size, 4 * hidden_size)
+        self.projection = products.Linear(input_size, 4 * hidden_size)
         self.recurrent = nn.Parameter(torch.empty(4 * hidden_size, hidden_size))
         self.peepholes = nn.Parameter(torch.empty(3, hidden_size)) if peepholes else None
         for parameter in self.parameters():
@@ -217,11 +224,26 @@ class PhasedLstmLayer(nn.Module):
         self.period = nn.Parameter(torch.empty(hidden_size).uniform_(period_init_low, period_init_high).exp_())
         self.shift = nn.Parameter(torch.rand(hidden_size) * self.period.detach())
         self.ratio_on = nn.Parameter(torch.full((hidden_size,), ratio_on_init))
+        self.packed: Tensor | None = None  # U, laid out for good
+        self.few_open = False  # and so the others are not computed
+
+    def fold_norm(self) -> None:
+        """Choose how to compute with weights that do not change any more, and lay them out (`asr.nn.folding`)."""
+        with torch.no_grad():
+            self.few_open = products.ours(self.recurrent) and self.open_share() <= FEW
+        self.packed = None if self.few_open else products.pack(self.recurrent)
+
+    def open_share(self) -> float:
+        """Of units at a mean time."""
+        return float(self.ratio_on.detach().abs().clamp(max=1).mean())
 
     def time_gate(self, times: Float[Tensor, "S R"]) -> Float[Tensor, "S R H"]:
         """How far open each unit is at float64 time stamps: k in [0, 1]."""
         leak = LEAK if self.training else 0.0
-        gate = _TimeGate.apply(times, self.period.abs(), self.shift, self.ratio_on.abs(), leak)
+        period, ratio_on = self.period.abs(), self.ratio_on.abs()
+        if full_on_cpu.fits(period):
+            return _phased_lstm_on_cpu.time_gate(times, period, self.shift, ratio_on, leak)
+        gate = _TimeGate.apply(times, period, self.shift, ratio_on, leak)
         assert isinstance(gate, Tensor)
         return gate
 
@@ -240,12 +262,20 @@ class PhasedLstmLayer(nn.Module):
             hidden: before the first frame.
             cell: likewise.
         """
-        kind = self.recurrent.dtype
+        hidden, cell = hidden.to(self.recurrent.dtype), cell.to(self.recurrent.dtype)
         gate = self.time_gate(times.T)
-        projected = self.projection(inputs.transpose(0, 1))  # time first, as the loop wants it
-        result = _PhasedLstmLoop.apply(projected, gate, self.recurrent, self.peepholes, hidden.to(kind), cell.to(kind))
-        assert isinstance(result, tuple)
-        outputs, last_cell = result
+        frames = inputs.transpose(0, 1)  # time first, as the loops want it
+        weight, bias, others = self.projection.weight, self.projection.bias, (self.recurrent, self.peepholes)
+        if self.few_open and products.ours(frames, training=torch.is_grad_enabled()) and frames.dtype == weight.dtype:
+            outputs, last_cell = _phased_lstm_on_cpu.recur_open_units(frames, gate, weight, bias, *others, hidden, cell)
+            return outputs.transpose(0, 1), last_cell
+        projected = self.projection(frames)
+        if full_on_cpu.fits(self.recurrent):
+            outputs, last_cell = _phased_lstm_on_cpu.recur(projected, gate, *others, hidden, cell, self.packed)
+        else:
+            result = _PhasedLstmLoop.apply(projected, gate, *others, hidden, cell)
+            assert isinstance(result, tuple)
+            outputs, last_cell = result
         return outputs.transpose(0, 1), last_cell
 
 

@@ -4,7 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from asr.nn._vectors import REGISTER, ROWS, Vector, equations, kernel, multiply, pack, scratch, sigmoid, tanh
+from asr.nn._vectors import (
+    REGISTER,
+    ROWS,
+    VECTORS,
+    Vector,
+    equations,
+    first_columns,
+    four_products,
+    kernel,
+    multiply,
+    pack,
+    scratch,
+    sigmoid,
+    tanh,
+)
 
 
 @equations(inputs=2, outputs=2)
@@ -25,6 +39,11 @@ def squashed(size, x, x_at, y, y_at, one, one_at, other, other_at):
 @kernel
 def plus_one(size, x, x_at):
     _plus_one(size, x, x_at, x, x_at)
+
+
+@kernel
+def by_four(a, a_at, a_row, rows, b, b_at, b_row, depth, c, c_row, c_element):
+    four_products(a, a_at, a_row, rows, b, b_at, b_row, depth, c, 0, c_row, c_element)
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 15, 16, 17, 31, 40])
@@ -86,6 +105,37 @@ def test_products(dtype: torch.dtype, depth: int, columns: int) -> None:
     assert ROWS < 19
     for result in results:
         assert torch.equal(result, results[-1][: len(result)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("depth", [1, 15, 16, 50, 200])
+def test_products_with_four_rows(dtype: torch.dtype, depth: int) -> None:
+    """Of 1 to 9 rows; all stand apart; a row's bits do not depend on how many there are."""
+    a, b = torch.randn(9, depth + 3, dtype=dtype), torch.randn(4, depth + 5, dtype=dtype)
+    expected = a[:, 2 : 2 + depth].double() @ b[:, 1 : 1 + depth].double().T
+    results = []
+    for rows in range(1, 10):
+        c = torch.full((rows, 5, 2), 7.0, dtype=dtype)
+        arrays = (tensor.flatten().numpy() for tensor in (a, b, c))
+        left, right, out = arrays
+        by_four(left, 2, depth + 3, rows, right, 1, depth + 5, depth, out, 10, 2)
+        assert bool((c[:, 4] == 7).all())
+        assert bool((c[..., 1] == 7).all())
+        results.append(c[:, :4, 0])
+    assert float((results[-1] - expected).abs().max()) < torch.finfo(dtype).eps * 4 * depth**0.5 * 4
+    for result in results:
+        assert torch.equal(result, results[-1][: len(result)])
+
+
+@pytest.mark.parametrize("columns", [1, 48, 49, 100, 131])
+def test_first_columns_of_a_packed_matrix(columns: int) -> None:
+    matrix, a = torch.randn(7, 131), torch.randn(2, 7)
+    packed = first_columns(pack(matrix), 7, columns).numpy()
+    distance = len(packed) // 7
+    assert columns <= distance < columns + VECTORS * REGISTER // 4
+    c = np.zeros(2 * distance, np.float32)
+    multiply(a.flatten().numpy(), 0, 7, 1, 2, packed, 7, 0, 7, c, 0, distance, 0)
+    assert np.allclose(c.reshape(2, -1)[:, :columns], a @ matrix[:, :columns], rtol=0, atol=1e-5)
 
 
 def test_rows_of_scratch_do_not_meet() -> None:
