@@ -25,6 +25,8 @@ STACKS: list[dict[str, Any]] = [
     {"name": "dilated", "cell": "lstm"},
     {"name": "diagonal", "bidirectional": False},
     {"name": "diagonal", "cell": "lstm"},
+    {"name": "hm_lstm"},
+    {"name": "hm_lstm", "num_layers": 3, "layer_norm": True, "boundaries": "soft"},
     {"name": "tcn"},
     {"name": "tcn", "padding": "centred", "batch_norm": True},
 ]
