@@ -27,6 +27,8 @@ STACKS: list[dict[str, Any]] = [
     {"name": "diagonal", "cell": "lstm"},
     {"name": "hm_lstm"},
     {"name": "hm_lstm", "num_layers": 3, "layer_norm": True, "boundaries": "soft"},
+    {"name": "skip"},
+    {"name": "skip", "num_layers": 3, "tokens_between_jumps": 2, "max_jumps": 5},
     {"name": "tcn"},
     {"name": "tcn", "padding": "centred", "batch_norm": True},
 ]
