@@ -23,7 +23,6 @@ In inference on a CPU it is `asr.stacks._numba_hm_lstm`'s, which does not.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Literal, NamedTuple
 
 import torch
@@ -35,6 +34,7 @@ from asr.config.options import NonNegativeFloat, PositiveFloat, Probability, Sta
 from asr.nn.cells import full_on_cpu
 from asr.nn.masking import valid_mask, zero_padding
 from asr.nn.products import Linear
+from asr.stacks import _hm_lstm_on_cpu
 from asr.stacks.base import Stack
 
 Boundaries = Literal["step", "sample", "soft"]
@@ -173,11 +173,10 @@ class HmLstm(Stack):
             by_frame = (len(projected), self.num_layers - 1, len(inputs), 1)
             draw = self.mode == "sample" and self.training
             thresholds = torch.rand(by_frame, device=inputs.device) if draw else projected.new_full(by_frame, 0.5)
-        if self._on_cpu():
+        if full_on_cpu.fits(self.weights[0]):
             parameters = list(self.weights), list(self.biases), list(self.scales)
-            packed = self.packed if self.packed is None or self.packed[0].dtype == self.weights[0].dtype else None
-            hidden, boundary, cell = _loops().forward(
-                projected, state, self.slope, thresholds, *parameters, packed=packed
+            hidden, boundary, cell = _hm_lstm_on_cpu.recur(
+                projected, state, self.slope, thresholds, parameters, packed=self.packed
             )
         else:
             hidden, boundary, cell = _Loop.apply(  # type: ignore[misc]
@@ -192,23 +191,17 @@ class HmLstm(Stack):
     def _output(self, hidden: Float[Tensor, "B S L D"]) -> Float[Tensor, "B S D"]:
         hidden = self.dropout(hidden)  # here and not between the layers, whose states a COPY keeps
         gates = self.layer_gates(hidden.flatten(2))  # (B, S, L)
-        gates = _loops().sigmoids(gates) if self._on_cpu() else torch.sigmoid(gates)
+        if torch.is_grad_enabled() or not full_on_cpu.fits(gates):
+            gates = torch.sigmoid(gates)
+        else:
+            gates = _hm_lstm_on_cpu.loops().sigmoids(gates)
         return torch.relu(self.output((gates[..., None] * hidden).flatten(2)))
-
-    def _on_cpu(self) -> bool:
-        return not torch.is_grad_enabled() and full_on_cpu.fits(self.weights[0])
 
     @torch.no_grad()
     def fold_norm(self) -> None:
         """Lay out the weights for good (`asr.nn.folding`)."""
-        self.packed = _loops().pack_weights(list(self.weights)) if full_on_cpu.fits(self.weights[0]) else None
-
-
-def _loops() -> ModuleType:
-    """Imported here: numba takes 0.4 s, and most processes have no use for it."""
-    from asr.stacks import _numba_hm_lstm
-
-    return _numba_hm_lstm
+        fits = full_on_cpu.fits(self.weights[0])
+        self.packed = _hm_lstm_on_cpu.loops().pack_weights(list(self.weights)) if fits else None
 
 
 def _initial_weight(size: int, num_sources: int, features: int) -> nn.Parameter:
