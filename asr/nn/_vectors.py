@@ -145,7 +145,7 @@ def _exp(x: Vector) -> Vector:
 
 
 def equations(*, inputs: int, outputs: int, numbers: int = 0) -> Callable[[Callable[..., Any]], Any]:
-    """Make a function of `numbers` and then `inputs` Vectors that gives `outputs` of them callable in numba's functions.
+    """Make a function of `numbers` + `inputs` Vectors that gives `outputs` of them callable from numba's functions.
 
     There it takes how many elements there are, the numbers that are the same for all elements, then for each argument
     and each result a one-dimensional contiguous array and the place of the row's first element in it. Results may take
@@ -200,9 +200,9 @@ def _row_loop(
         body(at, None)
     remain = builder.sub(count, whole)
     with builder.if_then(builder.icmp_signed(">", remain, _index(0))):
-        numbers = ir.VectorType(ir.IntType(32), lanes)
-        limit = _splat(builder, builder.trunc(remain, ir.IntType(32)), numbers)
-        body(whole, builder.icmp_signed("<", ir.Constant(numbers, list(range(lanes))), limit))
+        indices = ir.VectorType(ir.IntType(32), lanes)
+        limit = _splat(builder, builder.trunc(remain, ir.IntType(32)), indices)
+        body(whole, builder.icmp_signed("<", ir.Constant(indices, list(range(lanes))), limit))
 
 
 def _load(builder: Any, dtype: Any, place: Any, kind: Any, lanes: int, mask: Any) -> Any:

@@ -91,7 +91,7 @@ def _order(flush, update, rows, order):
 
 @kernel
 def _products(operands, width, size, layer, top, weight, rows, above_first, below_end, above_end, sums, at, distance):
-    """Add to the first `rows` sums the product of the layer's own state with `weight`, and of its neighbours' if due."""
+    """Add to the first `rows` sums the products of `weight` with the layer's own state and, if due, its neighbours'."""
     multiply(operands, 0, width, 1, rows, weight, width, 0, size, sums, at, distance, 1)
     if not top and above_first < above_end:
         start, number = above_first * width + size, above_end - above_first
@@ -138,13 +138,21 @@ def forward_loop(
     columns = len(weight) // ((3 * layers - 2) * size)
     distance = columns + lanes  # of rows of sums: those of the gates, and of the detector
     order, operands = np.empty(rows, np.int64), np.empty(rows * 3 * size, weight.dtype)
-    flush, update, sums = np.zeros(rows, weight.dtype), np.zeros(rows, weight.dtype), np.zeros(rows * distance, weight.dtype)
+    flush, update, sums = (
+        np.zeros(rows, weight.dtype),
+        np.zeros(rows, weight.dtype),
+        np.zeros(rows * distance, weight.dtype),
+    )
     zero, half, one = weight.dtype.type(0), weight.dtype.type(0.5), weight.dtype.type(1)
     before, before_at, cell, cell_at = hidden, first * layers * size, first_cell, first * layers * size
     z, z_at = first_boundary, first * (layers - 1)
     for t in range(frames):
         step = t * batch + first
-        now_at, cell_now_at, z_now_at = step * layers * size, (t * keeps * batch + first) * layers * size, step * (layers - 1)
+        now_at, cell_now_at, z_now_at = (
+            step * layers * size,
+            (t * keeps * batch + first) * layers * size,
+            step * (layers - 1),
+        )
         weight_at, detector_at = 0, 0
         update[:] = 1
         for layer in range(layers):
@@ -199,7 +207,9 @@ def forward_loop(
                     sums[at + columns] = sums[at + columns] * scale[last_one] + bias[last_one]
                 if place < computed:
                     copy = (one - flush[row]) * (one - update[row])
-                    kept, kept_at = (gates, ((layer * frames + t) * batch + first + row) * 4 * size) if keeps else (sums, at)
+                    kept, kept_at = (
+                        (gates, ((layer * frames + t) * batch + first + row) * 4 * size) if keeps else (sums, at)
+                    )
                     _move(
                         size, one - copy, one - copy - flush[row],
                         sums, at, sums, at + size, sums, at + 2 * size, sums, at + 3 * size,
@@ -264,7 +274,11 @@ def backward_loop(
     rows, lanes, features, norm = last - first, REGISTER // weight.itemsize, 4 * size + 1, len(scale) > 0
     zero, half, one = weight.dtype.type(0), weight.dtype.type(0.5), weight.dtype.type(1)
     order = np.empty(rows, np.int64)
-    flush, update, by_detector = np.zeros(rows, weight.dtype), np.zeros(rows, weight.dtype), np.zeros(rows, weight.dtype)
+    flush, update, by_detector = (
+        np.zeros(rows, weight.dtype),
+        np.zeros(rows, weight.dtype),
+        np.zeros(rows, weight.dtype),
+    )
     d, u = np.empty(rows * 4 * size, weight.dtype), np.empty(rows * (3 * size + lanes), weight.dtype)
     copied, forgotten, ones = np.empty(size, weight.dtype), np.empty(size, weight.dtype), np.ones(size, weight.dtype)
     by_copy, by_flush = np.zeros(rows, weight.dtype), np.zeros(rows, weight.dtype)
@@ -274,7 +288,13 @@ def backward_loop(
         before, cell, before_at = outputs, cells, now_at - batch * layers * size
         z, z_at = boundaries, z_now_at - batch * (layers - 1)
         if t == 0:
-            before, cell, before_at, z, z_at = hidden, first_cell, first * layers * size, first_boundary, first * (layers - 1)
+            before, cell, before_at, z, z_at = (
+                hidden,
+                first_cell,
+                first * layers * size,
+                first_boundary,
+                first * (layers - 1),
+            )
         weight_end, detector_end = len(weight), len(detectors)
         for layer in range(layers - 1, -1, -1):
             top = layer == layers - 1
@@ -290,7 +310,11 @@ def backward_loop(
             for place in range(rows):
                 row, at = order[place], place * 4 * size
                 own, item = (row * layers + layer) * size, (layer * frames + t) * batch + first + row
-                gate, way, write = item * 4 * size, first * layers * size + own, one - (one - flush[row]) * (one - update[row])
+                gate, way, write = (
+                    item * 4 * size,
+                    first * layers * size + own,
+                    one - (one - flush[row]) * (one - update[row]),
+                )
                 _move_back(
                     size, write, write - flush[row], d_outputs, now_at + own, d_hidden, way, d_cell, way,
                     gates, gate, gates, gate + size, gates, gate + 2 * size, gates, gate + 3 * size,
@@ -310,7 +334,16 @@ def backward_loop(
                 if norm:
                     number = features - 1 if top else features
                     detector = _normalise_back(
-                        d, at, detector, scale, layer * features, normalised, end - 4 * size, inverses[item], size, number
+                        d,
+                        at,
+                        detector,
+                        scale,
+                        layer * features,
+                        normalised,
+                        end - 4 * size,
+                        inverses[item],
+                        size,
+                        number,
                     )
                     d_sums[end - 4 * size : end], d_sums[end] = d[at : at + 4 * size], detector
                 by_detector[place] = detector
@@ -440,8 +473,8 @@ def backward(
     gates, detectors = _without_detectors(weights)
     weight, detector = torch.cat([pack(matrix.mT) for matrix in gates]), torch.cat([d.flatten() for d in detectors])
     flat = _flat(
-        d_outputs, weight, detector, _side_by_side(scales, like), slope.to(like), *(tensor.to(like) for tensor in state),
-        *kept, d_gates, d_sums, d_hidden, d_cell, d_boundary,
+        d_outputs, weight, detector, _side_by_side(scales, like), slope.to(like),
+        *(tensor.to(like) for tensor in state), *kept, d_gates, d_sums, d_hidden, d_cell, d_boundary,
     )  # fmt: skip
     run(backward_loop, [(*flat, frames, batch, layers, size)], batch, _work(frames, layers, size))
     return d_gates, d_sums, (d_hidden, d_cell, d_boundary)

@@ -16,8 +16,9 @@ It is z[l, t-1], not z[l, t], that gates the top-down term and picks FLUSH. The 
 The output is that of section 2.4: y = ReLU(sum over l of sigmoid(w_l [h_1; ...; h_L]) V_l h_l), of hidden_size units.
 
 A boundary whose pre-activation is within rounding of 0 can fall differently in another precision, and what follows it
-differs then; so it can in another batch size or chunking where the loop below is torch's, which rounds differently then.
-In inference on a CPU it is `asr.stacks._numba_hm_lstm`'s, which does not.
+differs then. On a GPU it can in another batch size or chunking as well; in inference on a CPU it cannot: there frames
+run through compiled loops (`asr.stacks._hm_lstm_on_cpu`), in which an item gives the same bits whatever stands beside
+it. torch's operations, below, are for other devices, and for a model that is exported or whose operations are counted.
 """
 
 from __future__ import annotations

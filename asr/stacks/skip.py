@@ -12,9 +12,10 @@ counts from the position after the R frames: 1 is the next frame, k leaves k - 1
   frame, and under CTC alone it goes on so, a plain LSTM. To train it, `skim` draws the jumps of a pass over all frames
   and gives what `reinforce_loss` needs besides a reward.
 
-A decision between jumps whose probabilities are within rounding of each other can fall differently in another precision;
-in another batch size or chunking only where the walk below is torch's, which rounds differently then. On a CPU the most
-probable jumps are taken by that of `asr.stacks._numba_skip`, which does not.
+A decision between jumps whose probabilities are within rounding of each other can fall differently in another
+precision. On a GPU, or with drawn jumps, it can in another batch size or chunking as well. On a CPU the most probable
+jumps are found by a compiled loop (`asr.stacks._numba_skip`), in which an item gives the same bits whatever stands
+beside it.
 """
 
 from __future__ import annotations
