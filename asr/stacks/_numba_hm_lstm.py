@@ -103,8 +103,8 @@ def _products(operands, width, size, layer, top, weight, rows, above_first, belo
 
 
 @kernel
-def _normalise(sums, at, detector, has_detector, size):
-    """Subtract their mean from 4 `size` sums, and a detector's if there is one, and divide them by their deviation."""
+def _normalise(sums, at, detector, has_detector, size, scale, bias, parameters_at, kept, kept_at, keeps):
+    """Layer norm over 4 `size` sums, and a detector's if there is one; gives 1 / deviation, and keeps what it scales."""
     f, g, o = at + size, at + 2 * size, at + 3 * size
     share, epsilon = sums.dtype.type(1 / (4 * size + has_detector)), sums.dtype.type(NORM_EPSILON)
     zero, own = sums.dtype.type(0), sums[detector] if has_detector else sums.dtype.type(0)
@@ -122,10 +122,15 @@ def _normalise(sums, at, detector, has_detector, size):
         square_f += (sums[f + j] - mean) ** 2
         square_g += (sums[g + j] - mean) ** 2
         square_o += (sums[o + j] - mean) ** 2
-    inverse = 1 / np.sqrt((square + square_f + square_g + square_o) * share + epsilon)
-    for j in range(4 * size):
+    inverse, last = 1 / np.sqrt((square + square_f + square_g + square_o) * share + epsilon), 4 * size
+    for j in range(last):
         sums[at + j] = (sums[at + j] - mean) * inverse
     sums[detector] = (sums[detector] - mean) * inverse
+    if keeps:
+        kept[kept_at : kept_at + last], kept[kept_at + last] = sums[at : at + last], sums[detector]
+    for j in range(last):
+        sums[at + j] = sums[at + j] * scale[parameters_at + j] + bias[parameters_at + j]
+    sums[detector] = sums[detector] * scale[parameters_at + last] + bias[parameters_at + last]
     return inverse
 
 
@@ -138,21 +143,15 @@ def forward_loop(
     columns = len(weight) // ((3 * layers - 2) * size)
     distance = columns + lanes  # of rows of sums: those of the gates, and of the detector
     order, operands = np.empty(rows, np.int64), np.empty(rows * 3 * size, weight.dtype)
-    flush, update, sums = (
-        np.zeros(rows, weight.dtype),
-        np.zeros(rows, weight.dtype),
-        np.zeros(rows * distance, weight.dtype),
-    )
+    flush, update = np.zeros(rows, weight.dtype), np.zeros(rows, weight.dtype)
+    sums = np.zeros(rows * distance, weight.dtype)
     zero, half, one = weight.dtype.type(0), weight.dtype.type(0.5), weight.dtype.type(1)
     before, before_at, cell, cell_at = hidden, first * layers * size, first_cell, first * layers * size
     z, z_at = first_boundary, first * (layers - 1)
     for t in range(frames):
         step = t * batch + first
-        now_at, cell_now_at, z_now_at = (
-            step * layers * size,
-            (t * keeps * batch + first) * layers * size,
-            step * (layers - 1),
-        )
+        now_at, z_now_at = step * layers * size, step * (layers - 1)
+        cell_now_at = (t * keeps * batch + first) * layers * size
         weight_at, detector_at = 0, 0
         update[:] = 1
         for layer in range(layers):
@@ -163,20 +162,21 @@ def forward_loop(
             for row in range(rows):
                 flush[row] = zero if top else z[z_at + row * (layers - 1) + layer]
             above_first, below_end, above_end = _order(flush, update, rows, order)
-            computed = rows if keeps or (norm and not top) else above_end  # gates
+            computed = rows if keeps or (norm and not top) else above_end  # items whose gates are
+            # What is multiplied, and what the products are added to.
             for place in range(computed if top else rows):
                 row = order[place]
-                own, at, p_at = (row * layers + layer) * size, place * width, t * p_frame + (first + row) * p_item
+                own, at = (row * layers + layer) * size, place * width
                 operands[at : at + size] = before[before_at + own : before_at + own + size]
                 if above_first <= place and place < above_end and not top:
                     _scaled(size, flush[row], before, before_at + own + size, operands, at + size)
                 if layer and place < below_end:
                     _scaled(size, update[row], outputs, now_at + own - size, operands, at + width - size)
-                to, parameters = place * distance, layer * features
+                to, start, end = place * distance, layer * features, (layer + 1) * features - 1
                 if layer:
-                    sums[to : to + 4 * size] = offset[parameters : parameters + 4 * size]
-                    sums[to + columns] = offset[parameters + 4 * size]
+                    sums[to : to + 4 * size], sums[to + columns] = offset[start:end], offset[end]
                 else:
+                    p_at = t * p_frame + (first + row) * p_item
                     _add(4 * size, p, p_at, offset, 0, sums, to)
                     if not top:
                         sums[to + columns] = p[p_at + 4 * size] + offset[4 * size]
@@ -191,27 +191,22 @@ def forward_loop(
                     operands, width, size, layer, top, layer_detector, rows, above_first, below_end, above_end,
                     sums, columns, distance,
                 )  # fmt: skip
+            # States and boundaries.
             for place in range(rows):
                 row, at = order[place], place * distance
-                own = (row * layers + layer) * size
+                own, item = (row * layers + layer) * size, (layer * frames + t) * batch + first + row
                 if norm and place < computed:
-                    inverse = _normalise(sums, at, at + columns, 0 if top else 1, size)
-                    item, parameters = (layer * frames + t) * batch + first + row, layer * features
+                    inverse = _normalise(
+                        sums, at, at + columns, 0 if top else 1, size, scale, bias, layer * features,
+                        normalised, item * features, keeps,
+                    )  # fmt: skip
                     if keeps:
                         inverses[item] = inverse
-                        normalised[item * features : (item + 1) * features - 1] = sums[at : at + 4 * size]
-                        normalised[(item + 1) * features - 1] = sums[at + columns]
-                    for j in range(4 * size):
-                        sums[at + j] = sums[at + j] * scale[parameters + j] + bias[parameters + j]
-                    last_one = parameters + 4 * size
-                    sums[at + columns] = sums[at + columns] * scale[last_one] + bias[last_one]
                 if place < computed:
-                    copy = (one - flush[row]) * (one - update[row])
-                    kept, kept_at = (
-                        (gates, ((layer * frames + t) * batch + first + row) * 4 * size) if keeps else (sums, at)
-                    )
+                    write = one - (one - flush[row]) * (one - update[row])
+                    kept, kept_at = (gates, item * 4 * size) if keeps else (sums, at)
                     _move(
-                        size, one - copy, one - copy - flush[row],
+                        size, write, write - flush[row],
                         sums, at, sums, at + size, sums, at + 2 * size, sums, at + 3 * size,
                         cell, cell_at + own, before, before_at + own,
                         kept, kept_at, kept, kept_at + size, kept, kept_at + 2 * size, kept, kept_at + 3 * size,
@@ -274,27 +269,20 @@ def backward_loop(
     rows, lanes, features, norm = last - first, REGISTER // weight.itemsize, 4 * size + 1, len(scale) > 0
     zero, half, one = weight.dtype.type(0), weight.dtype.type(0.5), weight.dtype.type(1)
     order = np.empty(rows, np.int64)
-    flush, update, by_detector = (
-        np.zeros(rows, weight.dtype),
-        np.zeros(rows, weight.dtype),
-        np.zeros(rows, weight.dtype),
-    )
+    flush, update = np.zeros(rows, weight.dtype), np.zeros(rows, weight.dtype)
+    by_detector = np.zeros(rows, weight.dtype)
+    by_copy, by_flush = np.zeros(rows, weight.dtype), np.zeros(rows, weight.dtype)
     d, u = np.empty(rows * 4 * size, weight.dtype), np.empty(rows * (3 * size + lanes), weight.dtype)
     copied, forgotten, ones = np.empty(size, weight.dtype), np.empty(size, weight.dtype), np.ones(size, weight.dtype)
-    by_copy, by_flush = np.zeros(rows, weight.dtype), np.zeros(rows, weight.dtype)
     for t in range(frames - 1, -1, -1):
         step = t * batch + first
         now_at, z_now_at = step * layers * size, step * (layers - 1)
-        before, cell, before_at = outputs, cells, now_at - batch * layers * size
-        z, z_at = boundaries, z_now_at - batch * (layers - 1)
-        if t == 0:
-            before, cell, before_at, z, z_at = (
-                hidden,
-                first_cell,
-                first * layers * size,
-                first_boundary,
-                first * (layers - 1),
-            )
+        if t:
+            before, cell, before_at = outputs, cells, now_at - batch * layers * size
+            z, z_at = boundaries, z_now_at - batch * (layers - 1)
+        else:
+            before, cell, before_at = hidden, first_cell, first * layers * size
+            z, z_at = first_boundary, first * (layers - 1)
         weight_end, detector_end = len(weight), len(detectors)
         for layer in range(layers - 1, -1, -1):
             top = layer == layers - 1
@@ -306,15 +294,13 @@ def backward_loop(
                 flush[row] = zero if top else z[z_at + row * (layers - 1) + layer]
                 update[row] = boundaries[z_now_at + row * (layers - 1) + layer - 1] if layer else one
             _, _, moving = _order(flush, update, rows, order)
-            computed = rows if norm else moving
+            computed = rows if norm else moving  # items whose gates have a gradient
+            # Gates, and what comes back to the states without passing the weight.
             for place in range(rows):
                 row, at = order[place], place * 4 * size
                 own, item = (row * layers + layer) * size, (layer * frames + t) * batch + first + row
-                gate, way, write = (
-                    item * 4 * size,
-                    first * layers * size + own,
-                    one - (one - flush[row]) * (one - update[row]),
-                )
+                gate, way = item * 4 * size, first * layers * size + own
+                write = one - (one - flush[row]) * (one - update[row])
                 _move_back(
                     size, write, write - flush[row], d_outputs, now_at + own, d_hidden, way, d_cell, way,
                     gates, gate, gates, gate + size, gates, gate + 2 * size, gates, gate + 3 * size,
@@ -334,19 +320,12 @@ def backward_loop(
                 if norm:
                     number = features - 1 if top else features
                     detector = _normalise_back(
-                        d,
-                        at,
-                        detector,
-                        scale,
-                        layer * features,
-                        normalised,
-                        end - 4 * size,
-                        inverses[item],
-                        size,
-                        number,
-                    )
+                        d, at, detector, scale, layer * features, normalised, end - 4 * size, inverses[item],
+                        size, number,
+                    )  # fmt: skip
                     d_sums[end - 4 * size : end], d_sums[end] = d[at : at + 4 * size], detector
                 by_detector[place] = detector
+            # What comes back through the weight: to the layer itself, the one above, the one below, and their boundaries.
             multiply(d, 0, 4 * size, 1, computed, layer_weight, 4 * size, 0, 4 * size, u, 0, columns, 0)
             u[computed * columns : rows * columns] = 0
             detector_at = detector_end - width
@@ -451,9 +430,9 @@ def backward(
     scales: Sequence[Tensor],
     kept: Kept,
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """Gradients of what the gates are made of, of the products, (L, S, B, 4D + 1) each, and of the state.
+    """Gradients of sums after the norm and before it, (L, S, B, 4D + 1) each, and of the state.
 
-    The first two are the same without layer norm; the top layer's last feature is 0.
+    The first two are the same without layer norm. The top layer's last feature has no meaning.
 
     Args:
         d_outputs: (S, B, L, D).
