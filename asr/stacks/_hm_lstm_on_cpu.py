@@ -94,8 +94,9 @@ class _Loop(torch.autograd.Function):
                 operands.append(flush[:, :, layer] * before[:, :, layer + 1])
             if layer:
                 operands.append(kept.boundaries[:, :, layer - 1, None] * kept.outputs[:, :, layer - 1])
-            rows = d_sums[layer, ..., : weight.shape[1]].flatten(0, 1)
-            d_weights.append(products.transposed_product(torch.cat(operands, -1).flatten(0, 1), rows))
+            # The narrower factor is the second, which is copied.
+            factors = d_sums[layer].flatten(0, 1), torch.cat(operands, -1).flatten(0, 1)
+            d_weights.append(products.transposed_product(*factors)[: weight.shape[1]].mT)
         d_biases = _of_each(d_gates.sum((1, 2)), weights)
         d_scales = _of_each((d_gates * kept.normalised).sum((1, 2)), weights) if scales else []
         d_projected = d_sums[0, ..., : weights[0].shape[1]]

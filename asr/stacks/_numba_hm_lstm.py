@@ -104,7 +104,7 @@ def _products(operands, width, size, layer, top, weight, rows, above_first, belo
 
 @kernel
 def _normalise(sums, at, detector, has_detector, size, scale, bias, parameters_at, kept, kept_at, keeps):
-    """Layer norm over 4 `size` sums, and a detector's if there is one; gives 1 / deviation, and keeps what it scales."""
+    """Layer norm over 4 `size` sums and a detector's, if there is one; gives 1 / deviation, and keeps what is scaled."""
     f, g, o = at + size, at + 2 * size, at + 3 * size
     share, epsilon = sums.dtype.type(1 / (4 * size + has_detector)), sums.dtype.type(NORM_EPSILON)
     zero, own = sums.dtype.type(0), sums[detector] if has_detector else sums.dtype.type(0)
@@ -325,7 +325,7 @@ def backward_loop(
                     )  # fmt: skip
                     d_sums[end - 4 * size : end], d_sums[end] = d[at : at + 4 * size], detector
                 by_detector[place] = detector
-            # What comes back through the weight: to the layer itself, the one above, the one below, and their boundaries.
+            # What comes back through the weight, to the layer itself, its neighbours, and the boundaries between them.
             multiply(d, 0, 4 * size, 1, computed, layer_weight, 4 * size, 0, 4 * size, u, 0, columns, 0)
             u[computed * columns : rows * columns] = 0
             detector_at = detector_end - width
