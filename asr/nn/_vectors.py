@@ -146,25 +146,25 @@ def exp(x: Vector) -> Vector:
     return y * Vector(builder, power)
 
 
-def equations(*, inputs: int, outputs: int) -> Callable[[Callable[..., Any]], Any]:
-    """Make a function of `inputs` Vectors that gives `outputs` of them callable from numba's functions.
+def equations(*, inputs: int, outputs: int, numbers: int = 0) -> Callable[[Callable[..., Any]], Any]:
+    """Make a function of `numbers` + `inputs` Vectors that gives `outputs` of them callable from numba's functions.
 
-    There it takes the number of elements, then for each argument and each result a one-dimensional contiguous array
-    and the place of the row's first element in it. Results may take the place of arguments. Arrays are float32 or
-    float64, or bfloat16 as its bits in uint16; all is computed in float64 if one of them is, else in float32.
+    There it takes how many elements there are, the numbers that are the same for all elements, then for each argument
+    and each result a one-dimensional contiguous array and the place of the row's first element in it. Results may take
+    the place of arguments. Arrays are float32 or float64, or bfloat16 as its bits in uint16; all is computed in float64
+    if one of them is, else in float32.
     """
 
     def make(function: Callable[..., Any]) -> Any:
-        number = inputs + outputs
-
-        def definition(_context: Any, count: Any, *places: Any) -> Any:
+        def definition(_context: Any, count: Any, *rest: Any) -> Any:
             def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-                _row_loop(context, builder, signature.args, arguments, function, inputs)
+                _row_loop(context, builder, signature.args, arguments, function, numbers, inputs)
                 return context.get_dummy_value()
 
-            return types.void(count, *places), generate
+            return types.void(count, *rest), generate
 
-        names = ["context", "count"] + [f"{kind}_{i}" for i in range(number) for kind in ("array", "at")]
+        names = ["context", "count", *(f"number_{i}" for i in range(numbers))]
+        names += [f"{kind}_{i}" for i in range(inputs + outputs) for kind in ("array", "at")]
         parameters = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names]
         definition.__signature__ = Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
         definition.__name__ = function.__name__
@@ -174,21 +174,26 @@ def equations(*, inputs: int, outputs: int) -> Callable[[Callable[..., Any]], An
 
 
 def _row_loop(
-    context: Any, builder: Any, kinds: Any, arguments: Any, function: Callable[..., Any], inputs: int
+    context: Any, builder: Any, kinds: Any, arguments: Any, function: Callable[..., Any], numbers: int, inputs: int
 ) -> None:
     """For j = 0, LANES, ...: results[j : j + LANES] = function(arguments[j : j + LANES]); the last ones by a mask."""
-    count, *rest = arguments
+    count, places = arguments[0], arguments[1 + numbers :]
     arrays = [
         (kind.dtype, builder.gep(context.make_array(kind)(context, builder, value).data, [at]))
-        for kind, value, at in zip(kinds[1::2], rest[::2], rest[1::2], strict=True)
+        for kind, value, at in zip(kinds[1 + numbers :: 2], places[::2], places[1::2], strict=True)
     ]
-    kind = _llvm(types.float64 if any(dtype == types.float64 for dtype, _ in arrays) else types.float32)
+    number_type = types.float64 if any(dtype == types.float64 for dtype, _ in arrays) else types.float32
+    kind = _llvm(number_type)
     lanes = REGISTER // _size(kind)
+    same = [
+        _splat(builder, context.cast(builder, value, given, number_type), ir.VectorType(kind, lanes))
+        for value, given in zip(arguments[1 : 1 + numbers], kinds[1 : 1 + numbers], strict=True)
+    ]
 
     def body(at: Any, mask: Any) -> None:
         places = [(dtype, builder.gep(data, [at])) for dtype, data in arrays]
         loaded = [Vector(builder, _load(builder, dtype, place, kind, lanes, mask)) for dtype, place in places[:inputs]]
-        results = function(*loaded)
+        results = function(*(Vector(builder, value) for value in same), *loaded)
         for (dtype, place), result in zip(places[inputs:], results, strict=True):
             _store(builder, dtype, place, result.value, mask)
 
@@ -202,9 +207,9 @@ def _by_lanes(builder: Any, count: Any, lanes: int, body: Callable[[Any, Any], N
         body(at, None)
     remain = builder.sub(count, whole)
     with builder.if_then(builder.icmp_signed(">", remain, _index(0))):
-        numbers = ir.VectorType(ir.IntType(32), lanes)
-        limit = _splat(builder, builder.trunc(remain, ir.IntType(32)), numbers)
-        body(whole, builder.icmp_signed("<", ir.Constant(numbers, list(range(lanes))), limit))
+        indices = ir.VectorType(ir.IntType(32), lanes)
+        limit = _splat(builder, builder.trunc(remain, ir.IntType(32)), indices)
+        body(whole, builder.icmp_signed("<", ir.Constant(indices, list(range(lanes))), limit))
 
 
 def _load(builder: Any, dtype: Any, place: Any, kind: Any, lanes: int, mask: Any) -> Any:

@@ -15,8 +15,10 @@ It is z[l, t-1], not z[l, t], that gates the top-down term and picks FLUSH. The 
 
 The output is that of section 2.4: y = ReLU(sum over l of sigmoid(w_l [h_1; ...; h_L]) V_l h_l), of hidden_size units.
 
-A boundary whose pre-activation is within rounding of 0 can fall differently in another batch size, chunking or
-precision, and what follows it differs then. That is of the model, not of this code.
+A boundary whose pre-activation is within rounding of 0 can fall differently in another precision, and what follows it
+differs then. On a GPU it can in another batch size or chunking as well; in inference on a CPU it cannot: there frames
+run through compiled loops (`asr.stacks._hm_lstm_on_cpu`), in which an item gives the same bits whatever stands beside
+it. torch's operations, below, are for other devices, and for a model that is exported or whose operations are counted.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from asr.config.options import NonNegativeFloat, PositiveFloat, Probability, StackOptions
+from asr.nn.cells import full_on_cpu
 from asr.nn.masking import valid_mask, zero_padding
+from asr.nn.products import Linear
+from asr.stacks import _hm_lstm_on_cpu
 from asr.stacks.base import Stack
 
 Boundaries = Literal["step", "sample", "soft"]
@@ -90,9 +95,11 @@ class HmLstm(Stack):
 
     Attributes:
         slope: a; a buffer, so that a checkpoint holds it.
+        packed: the weights as the CPU's loop reads them, once they do not change any more.
     """
 
     slope: Tensor
+    packed: tuple[Tensor, Tensor] | None = None
     lookahead_frames = 0
 
     def __init__(
@@ -128,10 +135,10 @@ class HmLstm(Stack):
             self.biases.append(nn.Parameter(bias))
             if layer_norm:
                 self.scales.append(nn.Parameter(torch.ones(features)))
-        self.projection = nn.Linear(input_size, self.biases[0].shape[0], bias=False)  # W of layer 1
+        self.projection = Linear(input_size, self.biases[0].shape[0], bias=False)  # W of layer 1
         self.dropout = nn.Dropout(dropout)
-        self.layer_gates = nn.Linear(num_layers * hidden_size, num_layers, bias=False)  # w_l
-        self.output = nn.Linear(num_layers * hidden_size, hidden_size, bias=False)  # V_l side by side
+        self.layer_gates = Linear(num_layers * hidden_size, num_layers, bias=False)  # w_l
+        self.output = Linear(num_layers * hidden_size, hidden_size, bias=False)  # V_l side by side
 
     def set_epoch(self, epoch: int) -> None:
         """Set the slope for `epoch`, counted from 0: a = min(slope_max, slope_start + slope_per_epoch epoch)."""
@@ -167,9 +174,15 @@ class HmLstm(Stack):
             by_frame = (len(projected), self.num_layers - 1, len(inputs), 1)
             draw = self.mode == "sample" and self.training
             thresholds = torch.rand(by_frame, device=inputs.device) if draw else projected.new_full(by_frame, 0.5)
-        hidden, boundary, cell = _Loop.apply(  # type: ignore[misc]
-            projected, *state, self.slope, thresholds, *self.weights, *self.biases, *self.scales
-        )
+        if full_on_cpu.fits(self.weights[0]):
+            parameters = list(self.weights), list(self.biases), list(self.scales)
+            hidden, boundary, cell = _hm_lstm_on_cpu.recur(
+                projected, state, self.slope, thresholds, parameters, packed=self.packed
+            )
+        else:
+            hidden, boundary, cell = _Loop.apply(  # type: ignore[misc]
+                projected, *state, self.slope, thresholds, *self.weights, *self.biases, *self.scales
+            )
         return (
             hidden.transpose(0, 1),
             boundary.transpose(0, 1),
@@ -178,8 +191,18 @@ class HmLstm(Stack):
 
     def _output(self, hidden: Float[Tensor, "B S L D"]) -> Float[Tensor, "B S D"]:
         hidden = self.dropout(hidden)  # here and not between the layers, whose states a COPY keeps
-        gates = torch.sigmoid(self.layer_gates(hidden.flatten(2)))  # (B, S, L)
+        gates = self.layer_gates(hidden.flatten(2))  # (B, S, L)
+        if torch.is_grad_enabled() or not full_on_cpu.fits(gates):
+            gates = torch.sigmoid(gates)
+        else:
+            gates = _hm_lstm_on_cpu.loops().sigmoids(gates)
         return torch.relu(self.output((gates[..., None] * hidden).flatten(2)))
+
+    @torch.no_grad()
+    def fold_norm(self) -> None:
+        """Lay out the weights for good (`asr.nn.folding`)."""
+        fits = full_on_cpu.fits(self.weights[0])
+        self.packed = _hm_lstm_on_cpu.loops().pack_weights(list(self.weights)) if fits else None
 
 
 def _initial_weight(size: int, num_sources: int, features: int) -> nn.Parameter:

@@ -12,13 +12,16 @@ counts from the position after the R frames: 1 is the next frame, k leaves k - 1
   frame, and under CTC alone it goes on so, a plain LSTM. To train it, `skim` draws the jumps of a pass over all frames
   and gives what `reinforce_loss` needs besides a reward.
 
-A decision between jumps whose probabilities are within rounding of each other can fall differently in another batch
-size, chunking or precision.
+A decision between jumps whose probabilities are within rounding of each other can fall differently in another
+precision. On a GPU, or with drawn jumps, it can in another batch size or chunking as well. On a CPU the most probable
+jumps are found by a compiled loop (`asr.stacks._numba_skip`), in which an item gives the same bits whatever stands
+beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -27,7 +30,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from asr.config.options import NonNegativeInt, PositiveInt, Probability, StackOptions
-from asr.nn.cells import LstmCell
+from asr.nn.cells import LstmCell, full_on_cpu
 from asr.nn.masking import zero_padding
 from asr.nn.recurrent_layer import RecurrentLayer
 from asr.stacks.base import Stack
@@ -98,9 +101,13 @@ class Skip(Stack):
 
     The policy starts with zeros: every jump is as probable as any other. Dropout is on the outputs alone, as a jump's
     log-probability has to be that which it was drawn with.
+
+    Attributes:
+        packed: the weights as the CPU's loop reads them, once they do not change any more.
     """
 
     lookahead_frames = 0
+    packed: tuple[Tensor, Tensor] | None = None
 
     def __init__(
         self,
@@ -184,9 +191,20 @@ class Skip(Stack):
     def flush(self, state: SkipState) -> Tensor:
         return state.hidden.new_zeros(len(state.hidden), 0, self.output_size)
 
+    @torch.no_grad()
+    def fold_norm(self) -> None:
+        """Lay out the weights for good (`asr.nn.folding`)."""
+        policy = self.policy.weight
+        self.packed = _loops().pack_weights(self._weights, policy) if full_on_cpu.fits(policy) else None
+
     @property
     def _layers(self) -> list[RecurrentLayer]:
         return [layer for layer in self.layers if isinstance(layer, RecurrentLayer)]
+
+    @property
+    def _weights(self) -> list[tuple[Tensor, Tensor]]:
+        """Of each layer, of its input and the recurrent one."""
+        return [(layer.projection.weight, layer.cell.recurrent[0]) for layer in self._layers]  # type: ignore[index, union-attr]
 
     @property
     def _deciding(self) -> list[nn.Parameter]:
@@ -229,10 +247,14 @@ class Skip(Stack):
         here every turn's would be of the size of `inputs`. Whether anything is left to read is asked in every turn, for
         which a GPU is waited for: so there are as many turns as reads, and not as frames.
         """
+        like = self.policy.weight
+        known = inputs.numel() and full_on_cpu.fits(like) and not torch.is_autocast_enabled("cpu")
+        if known and choose is _most_probable:
+            return self._walk_on_cpu(inputs.to(like.dtype), lengths, state)
         rows, last = torch.arange(len(inputs), device=inputs.device), inputs.shape[1] - 1
         position, unread, num_jumps = state.skipped, state.unread, state.num_jumps
         hidden, cell = list(state.hidden.unbind(1)), list(state.cell.unbind(1))
-        recurrent = [layer.cell.recurrent[0].T for layer in self._layers]  # type: ignore[index, union-attr]
+        recurrent = [weight.T for _, weight in self._weights]
         positions, actives, tops = [], [], []
         while bool((active := position < lengths).any()):
             current = _embedded(inputs[rows, position.clamp(max=last)], embed)
@@ -270,6 +292,29 @@ class Skip(Stack):
             after,
         )
 
+    def _walk_on_cpu(self, inputs: Tensor, lengths: Tensor, state: SkipState) -> _Walk:
+        """The same by a compiled loop: by the most probable jumps, to the end of every item."""
+        found = _loops().walk(
+            inputs,
+            lengths,
+            state,
+            self._weights,
+            [layer.projection.bias for layer in self._layers],
+            (self.policy.weight, self.policy.bias),
+            tokens_between_jumps=self.tokens_between_jumps,
+            max_jumps=self.max_jumps,
+            packed=self.packed if self.packed is None or self.packed[0].dtype == inputs.dtype else None,
+        )
+        number = max(found.reads.tolist(), default=0)
+        return _Walk(
+            inputs.shape[1],
+            state,
+            found.positions[:, :number],
+            torch.arange(number) < found.reads[:, None],
+            found.tops[:, :number],
+            SkipState(found.hidden, found.cell, found.position - lengths, found.unread, found.num_jumps),
+        )
+
     def _reads(
         self, inputs: Tensor, walk: _Walk, embed: Callable[[Tensor], Tensor] | None = None
     ) -> Float[Tensor, "B M D"]:
@@ -282,6 +327,13 @@ class Skip(Stack):
             state = torch.cat((walk.before.hidden[:, index], walk.before.cell[:, index]), -1)[:, None]
             current, _ = layer.step(current, state)
         return current
+
+
+def _loops() -> ModuleType:
+    """Imported here: numba takes 0.4 s, and most processes have no use for it."""
+    from asr.stacks import _numba_skip
+
+    return _numba_skip
 
 
 def _embedded(frames: Tensor, embed: Callable[[Tensor], Tensor] | None) -> Tensor:

@@ -31,6 +31,16 @@ def _plus_one(x: Vector) -> tuple[Vector, ...]:
     return (x + 1.0,)
 
 
+@equations(numbers=2, inputs=1, outputs=1)
+def _line(slope: Vector, start: Vector, x: Vector) -> tuple[Vector, ...]:
+    return (slope * x + start,)
+
+
+@kernel
+def line(size, slope, start, x, x_at):
+    _line(size, slope, start, x, x_at, x, x_at)
+
+
 @kernel
 def squashed(size, x, x_at, y, y_at, one, one_at, other, other_at):
     _squashed(size, x, x_at, y, y_at, one, one_at, other, other_at)
@@ -54,6 +64,17 @@ def test_a_row_is_computed_and_nothing_beside_it(size: int, dtype: type) -> None
     expected = np.full(60, 2.0)
     expected[5 : 5 + size] = 3
     assert np.array_equal(x, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numbers_are_the_same_for_all_elements(dtype: type) -> None:
+    """Whatever their type: as the elements', or another float, or an integer."""
+    for slope, start in ((dtype(0.5), dtype(3)), (0.5, np.float32(3)), (0.5, 3)):
+        x = np.arange(40, dtype=dtype)
+        line(33, slope, start, x, 2)
+        expected = np.arange(40.0)
+        expected[2:35] = expected[2:35] / 2 + 3
+        assert np.array_equal(x, expected)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 3e-7), (np.float64, 4e-16)])

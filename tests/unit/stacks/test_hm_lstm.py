@@ -5,9 +5,21 @@ import torch
 
 from asr import stacks
 from asr.config.options import validate_stack
+from asr.nn import _numba_calls
+from asr.nn.cells import full_on_cpu
+from asr.nn.folding import fold_norms
+from asr.stacks import _hm_lstm_on_cpu
 from asr.stacks.hm_lstm import HmLstm
 from tests.support.hm_lstm import reference, soft, straight_through
 
+OPTIONS = [
+    {},
+    {"num_layers": 1},
+    {"num_layers": 2, "layer_norm": True},
+    {"num_layers": 4},
+    {"boundaries": "soft"},
+    {"boundaries": "soft", "layer_norm": True},
+]
 VARIANTS = [
     {},
     {"num_layers": 3, "layer_norm": True},
@@ -38,6 +50,13 @@ def make(**options: object) -> HmLstm:
     return stack
 
 
+@pytest.fixture(params=["compiled", "by torch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "by torch":
+        monkeypatch.setattr(full_on_cpu, "fits", lambda like: False)
+    return request.param
+
+
 def fix_detectors(stack: HmLstm, *values: float) -> None:
     """Let the detector of each layer have this pre-activation, whatever its input."""
     with torch.no_grad():
@@ -47,18 +66,8 @@ def fix_detectors(stack: HmLstm, *values: float) -> None:
         stack.projection.weight[-1] = 0
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"num_layers": 1},
-        {"num_layers": 2, "layer_norm": True},
-        {"num_layers": 4},
-        {"boundaries": "soft"},
-        {"boundaries": "soft", "layer_norm": True},
-    ],
-)
-def test_equals_the_equations_and_their_gradients(options: dict[str, object]) -> None:
+@pytest.mark.parametrize("options", OPTIONS)
+def test_equals_the_equations_and_their_gradients(options: dict[str, object], way: str) -> None:
     """Outputs, boundaries, and the gradient of every parameter and input, straight through the thresholds."""
     stack = make(**options)
     lengths = torch.tensor([17, 6, 11])
@@ -90,7 +99,7 @@ def test_equals_the_equations_and_their_gradients(options: dict[str, object]) ->
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_gradients_of_the_relaxed_version_are_those_of_finite_differences(layer_norm: bool) -> None:
+def test_gradients_of_the_relaxed_version_are_those_of_finite_differences(layer_norm: bool, way: str) -> None:
     """The way back is one for all kinds of z; with z = p it can be checked against differences, state included."""
     stack = make(boundaries="soft", layer_norm=layer_norm)
     state = stack.step(torch.randn(2, 3, 5, dtype=torch.float64), stack.initial_state(2, torch.zeros(1)))[1]
@@ -140,7 +149,7 @@ def test_one_layer_is_torchs_lstm() -> None:
     assert torch.allclose(hidden[:, :, 0], theirs(inputs)[0], rtol=0, atol=1e-12)
 
 
-def test_without_boundaries_the_layers_above_keep_their_state_bit_for_bit() -> None:
+def test_without_boundaries_the_layers_above_keep_their_state_bit_for_bit(way: str) -> None:
     stack = make()
     inputs = torch.randn(2, 8, 5, dtype=torch.float64)
     _, state = stack.step(inputs, stack.initial_state(2, inputs))
@@ -151,6 +160,99 @@ def test_without_boundaries_the_layers_above_keep_their_state_bit_for_bit() -> N
     assert torch.equal(after.hidden[:, 1:], state.hidden[:, 1:])
     assert torch.equal(after.cell[:, 1:], state.cell[:, 1:])
     assert not torch.equal(after.cell[:, 0], state.cell[:, 0])
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("size", [3, 21])
+@torch.no_grad()
+def test_inference_equals_the_equations(options: dict[str, object], size: int, way: str) -> None:
+    """Units more and less than a register's, items more and less than a block of rows; state at the end included."""
+    stack = make(hidden_size=size, **options)
+    for parameter in stack.parameters():
+        parameter.mul_((4 / size) ** 0.5)
+    inputs, lengths = torch.randn(11, 17, 5, dtype=torch.float64), torch.arange(7, 18)
+    detect = soft if options.get("boundaries") == "soft" else straight_through
+    traces = [reference(stack, inputs[row, :n], detect) for row, n in enumerate(lengths)]
+    out, _ = stack(inputs, lengths)
+    boundaries = stack.boundaries(inputs, lengths)
+    for row, (trace, n) in enumerate(zip(traces, lengths, strict=True)):
+        assert float((out[row, :n] - trace.output).abs().max()) < 1e-12
+        assert torch.equal(boundaries[row, :n], trace.boundary > 0.5)
+        _, state = stack.step(inputs[row : row + 1, :n], stack.initial_state(1, inputs))
+        assert float((state.hidden[0] - trace.hidden[-1]).abs().max()) < 1e-12
+        assert float((state.cell[0] - trace.cell[-1]).abs().max()) < 1e-12
+        if stack.num_layers > 1:
+            assert float((state.boundary[0] - trace.boundary[-1]).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_in_float32_an_item_gives_the_same_bits_whatever_stands_beside_it(options: dict[str, object]) -> None:
+    stack = make(hidden_size=21, **options).float()
+    inputs = torch.randn(11, 30, 5)
+    with torch.no_grad():
+        together, state = stack.step(inputs, stack.initial_state(11, inputs))
+        one_by_one = [stack.step(inputs[i : i + 1], stack.initial_state(1, inputs)) for i in range(11)]
+        in_pieces, pieces = stack.initial_state(11, inputs), []
+        for piece in inputs.split((1, 7, 2, 20), 1):
+            out, in_pieces = stack.step(piece, in_pieces)
+            pieces.append(out)
+    assert torch.equal(together, torch.cat([out for out, _ in one_by_one]))
+    assert torch.equal(together, torch.cat(pieces, 1))
+    for whole, piecewise, *alone in zip(state, in_pieces, *(own for _, own in one_by_one), strict=True):
+        assert torch.equal(whole, piecewise)
+        assert torch.equal(whole, torch.cat(alone))
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@torch.no_grad()
+def test_number_of_threads_changes_nothing(layer_norm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what the loops compute; the products around them are torch's in training."""
+    stack = make(hidden_size=21, layer_norm=layer_norm).float()
+    weights, biases, scales = list(stack.weights), list(stack.biases), list(stack.scales)
+    projected, d_outputs = torch.randn(30, 11, 85), torch.randn(30, 11, 3, 21)
+    thresholds = torch.full((30, 2, 11, 1), 0.5)
+    state = (torch.randn(11, 3, 21), torch.randn(11, 3, 21), torch.ones(11, 2))
+    loops = _hm_lstm_on_cpu.loops()
+
+    def results() -> list[torch.Tensor]:
+        kept = loops.forward(
+            projected, state, stack.slope, thresholds, weights, biases, scales, keeps=True, packed=None
+        )
+        d_gates, d_sums, d_state = loops.backward(d_outputs, state[1], state, stack.slope, weights, scales, kept)
+        return [*kept, d_gates, d_sums, *d_state]
+
+    expected = results()
+    monkeypatch.setattr(_numba_calls, "WORTH_A_THREAD", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        again = results()
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(expected, again, strict=True))
+    assert float(expected[2].mean()) == pytest.approx(0.5, abs=0.3)  # boundaries
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@torch.no_grad()
+def test_nan_stays_nan_and_with_its_item(options: dict[str, object], way: str) -> None:
+    stack = make(**options)
+    inputs, lengths = torch.randn(3, 9, 5, dtype=torch.float64), torch.full((3,), 9)
+    clean, _ = stack(inputs, lengths)
+    inputs[1, 4, 2] = float("nan")
+    out, _ = stack(inputs, lengths)
+    assert bool(out[1, 4:].isnan().all())
+    out[1, 4:] = clean[1, 4:]
+    assert torch.allclose(out, clean, rtol=0, atol=1e-12)
+
+
+def test_a_stack_that_was_moved_to_another_type_forgets_how_its_weights_were_laid_out() -> None:
+    stack = make(hidden_size=21)
+    fold_norms(stack)
+    inputs, lengths = torch.randn(2, 9, 5, dtype=torch.float64), torch.tensor([9, 9])
+    expected = make(hidden_size=21).float().requires_grad_(False)(inputs.float(), lengths)[0]
+    with torch.no_grad():
+        assert torch.allclose(stack.float()(inputs.float(), lengths)[0], expected, rtol=0, atol=1e-5)
 
 
 def test_where_boundaries_are_rare_a_layer_changes_only_there() -> None:
