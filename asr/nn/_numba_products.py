@@ -11,7 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from asr.nn._numba_calls import arrays, run
-from asr.nn._vectors import Vector, equations, kernel, multiply, pack
+from asr.nn._panels import multiply, pack
+from asr.nn._vectors import Vector, equations, kernel
 
 DEPTH = 256  # elements: their part of a panel stays in the first two levels of the cache
 ROWS_AT_A_TIME = 256

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from asr.nn._numba_calls import arrays, rows_of, run
-from asr.nn._vectors import REGISTER, VECTORS, Vector, equations, first_columns, kernel, multiply, pack, tanh
+from asr.nn._panels import VECTORS, first_columns, multiply, pack
+from asr.nn._vectors import REGISTER, Vector, equations, kernel, tanh
 
 __all__ = ["backward", "first_columns", "forward", "matrix_gradient", "pack", "pack_blocks"]
 

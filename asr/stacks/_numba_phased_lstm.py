@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from asr.nn._numba_calls import arrays, rows_of, run
-from asr.nn._vectors import Vector, equations, four_products, kernel, multiply, pack, sigmoid, tanh
+from asr.nn._panels import four_products, multiply, pack
+from asr.nn._vectors import Vector, equations, kernel, sigmoid, tanh
 
 # What a frame computes of each unit. p: projected input; u: product with U; w: peepholes; h, c: states before the
 # frame; k: how far the unit is open. Backward, d: what comes from above; through: what comes back without passing U; u:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from asr.nn._numba_calls import arrays, rows_of, run
-from asr.nn._vectors import Vector, equations, kernel, multiply, pack, sigmoid, tanh
+from asr.nn._panels import multiply, pack
+from asr.nn._vectors import Vector, equations, kernel, sigmoid, tanh
 
 Packed = tuple[Tensor, Tensor]
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from asr.nn._numba_calls import by_chain, rows_of, run
-from asr.nn._vectors import Vector, equations, kernel, multiply, pack, sigmoid, tanh
+from asr.nn._panels import multiply, pack
+from asr.nn._vectors import Vector, equations, kernel, sigmoid, tanh
 from asr.nn.cells.base import CLIP
 
 TANH, RELU, CLIPPED_RELU = range(3)

@@ -24,6 +24,7 @@ from asr.decode.beam import BeamDecoder
 from asr.decode.greedy import GreedyDecoder, greedy
 from asr.decode.recognizer import Recognizer, Source
 from asr.errors import DataError, NotStreamable
+from asr.nn import products
 from asr.text.tokenizer import build_tokenizer
 from asr.types import Transcript
 
@@ -120,9 +121,11 @@ def test_log_probabilities_are_the_offline_ones(stack: dict[str, Any]) -> None:
     recognizer.decoder = Spy()
     samples = audio(1.1)
     streamed(recognizer, samples, [1000, 3, 4321])
-    offline, lengths = recognizer.model(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
+    with torch.inference_mode():
+        offline, lengths = recognizer.model(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
     assert torch.cat(heard).shape == offline[0, : int(lengths)].shape
-    assert float((torch.cat(heard) - offline[0, : int(lengths)]).abs().max()) < 1e-4
+    bound = 0.0 if products.runs_here() else 1e-4
+    assert float((torch.cat(heard) - offline[0, : int(lengths)]).abs().max()) <= bound
 
 
 @pytest.mark.parametrize("length", [0, 1, 399, 400, 401, 719, 720, 721])

@@ -4,21 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from asr.nn._vectors import (
-    REGISTER,
-    ROWS,
-    VECTORS,
-    Vector,
-    equations,
-    first_columns,
-    four_products,
-    kernel,
-    multiply,
-    pack,
-    scratch,
-    sigmoid,
-    tanh,
-)
+from asr.nn._panels import ROWS, VECTORS, first_columns, four_products, multiply, pack
+from asr.nn._vectors import REGISTER, Vector, equations, kernel, scratch, sigmoid, tanh
 
 
 @equations(inputs=2, outputs=2)
