@@ -30,7 +30,7 @@ def rows_of(tensor: Tensor) -> tuple[np.ndarray, int, int]:
         tensor = tensor.contiguous()
     by_frame, by_item, _ = tensor.stride()
     frames, items, size = tensor.shape
-    extent = (frames - 1) * by_frame + (items - 1) * by_item + size
+    extent = (frames - 1) * by_frame + (items - 1) * by_item + size if tensor.numel() else 0
     return _numpy(tensor.as_strided((extent,), (1,))), by_frame, by_item
 
 

@@ -12,7 +12,8 @@ from torch.autograd.function import once_differentiable
 
 from asr.nn import products
 
-Packed = tuple[Tensor, Tensor]
+NORM_EPSILON = 1e-5  # torch's LayerNorm
+Packed = tuple[Tensor, Tensor]  # columns of the gates, and those of the detectors
 
 
 def recur(

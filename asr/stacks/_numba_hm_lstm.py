@@ -25,9 +25,7 @@ from torch import Tensor
 from asr.nn._numba_calls import arrays, rows_of, run
 from asr.nn._panels import multiply, pack
 from asr.nn._vectors import REGISTER, Vector, equations, kernel, sigmoid, tanh
-
-NORM_EPSILON = 1e-5  # torch's LayerNorm
-Packed = tuple[Tensor, Tensor]
+from asr.stacks._hm_lstm_on_cpu import NORM_EPSILON, Packed
 
 
 @equations(numbers=2, inputs=6, outputs=6)
@@ -105,7 +103,7 @@ def _products(operands, width, size, layer, top, weight, rows, above_first, belo
 
 @kernel
 def _normalise(sums, at, detector, has_detector, size, scale, bias, parameters_at, kept, kept_at, keeps):
-    """Layer norm over 4 `size` sums and a detector's, if any; gives 1 / deviation, and keeps what is scaled."""
+    """Layer norm over 4 `size` sums and a detector's, if there is one; gives 1 / deviation, keeps what is scaled."""
     f, g, o = at + size, at + 2 * size, at + 3 * size
     share, epsilon = sums.dtype.type(1 / (4 * size + has_detector)), sums.dtype.type(NORM_EPSILON)
     zero, own = sums.dtype.type(0), sums[detector] if has_detector else sums.dtype.type(0)

@@ -36,10 +36,10 @@ from asr.nn.cells import full_on_cpu
 from asr.nn.masking import valid_mask, zero_padding
 from asr.nn.products import Linear
 from asr.stacks import _hm_lstm_on_cpu
+from asr.stacks._hm_lstm_on_cpu import NORM_EPSILON
 from asr.stacks.base import Stack
 
 Boundaries = Literal["step", "sample", "soft"]
-NORM_EPSILON = 1e-5  # torch's LayerNorm
 
 
 class Config(StackOptions):
