@@ -18,7 +18,7 @@ def prepare_process() -> None:
     process a step took eight times as long. OpenMP reads this when torch is loaded.
 
     glibc gives each block of some MB back to the system when it is freed, and takes it anew, page by page and filled
-    with zeros, when the next operation wants one: a third of the time that the transcription of short files takes.
+    with zeros, when the next operation wants one: half of the time that the transcription of short files took.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     chosen = any(name in os.environ for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"))

@@ -23,6 +23,7 @@ from asr.decode import recognizer as recognizer_module
 from asr.decode.cli import find_audio
 from asr.decode.recognizer import BATCH_SECONDS, Recognizer
 from asr.errors import AsrError
+from asr.process import prepare_process
 
 
 def main() -> None:
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--batch-seconds", type=float, default=BATCH_SECONDS, help=f"({BATCH_SECONDS:g})")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
+    prepare_process()  # as commands do
     torch.set_num_threads(options.threads)
     recognizer = Recognizer(checkpoint.load(options.run), "cpu")
     sources, seconds = [], 0.0

@@ -26,6 +26,7 @@ from asr.audio.io import read_audio
 from asr.checkpoint import Checkpoint
 from asr.config import load
 from asr.decode.recognizer import Recognizer
+from asr.process import prepare_process
 from asr.text.tokenizer import build_tokenizer
 
 CHUNK_MS = (40, 80, 160, 320)
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--chunk-ms", nargs="+", type=int, default=CHUNK_MS)
     parser.add_argument("--streams", nargs="+", type=int, default=STREAMS)
     options = parser.parse_args()
+    prepare_process()  # as commands do
     torch.set_num_threads(1)
     recognizer = Recognizer(checkpoint.load(options.model) if options.model else untrained(options.preset), "cpu")
     facts = {

@@ -15,7 +15,7 @@ WORTH_A_THREAD = 2**17  # units x frames, some 0.3 ms
 
 def arrays(*tensors: Tensor) -> list[np.ndarray]:
     """Their memory as it is, or a copy where it has gaps."""
-    return [_numpy(tensor.detach().contiguous()) for tensor in tensors]
+    return [_numpy(tensor) for tensor in tensors]
 
 
 def by_chain(*tensors: Tensor) -> Iterator[tuple[np.ndarray, ...]]:
@@ -36,6 +36,7 @@ def rows_of(tensor: Tensor) -> tuple[np.ndarray, int, int]:
 
 def _numpy(tensor: Tensor) -> np.ndarray:
     """NumPy lacks bfloat16, which comes as its bits."""
+    tensor = (tensor.detach() if tensor.requires_grad else tensor).contiguous()
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 

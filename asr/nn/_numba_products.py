@@ -140,16 +140,23 @@ def convolve(
 def dilated_convolve(
     frames: Tensor, packed: Tensor, bias: Tensor | None, columns: int, taps: int, dilation: int
 ) -> Tensor:
-    """(B, P, C), a packed (k * C, D), (D,) -> (B, S, D): windows of k frames, `dilation` apart; contiguous."""
+    """(B, P, C), a packed (k * C, D), (D,) -> (B, S, D): windows of k frames, `dilation` apart."""
     batch, num_frames, channels = frames.shape
-    rows = num_frames - (taps - 1) * dilation
-    out = frames.new_empty(batch, rows, columns)
-    b, c = _flat(packed, _or_empty(bias, frames))
+    ready = num_frames - (taps - 1) * dilation
+    length, bias = (dilation * channels, taps, channels), _or_empty(bias, frames)
+    if ready <= batch:  # many streams: rows are items, whose products with a panel go together
+        out = frames.new_empty(ready, batch, columns)
+        a, b, c, result = _flat(frames, packed, bias, out)
+        call = (a, channels, num_frames * channels, *length, b, c, result, batch, columns, 0, ready, 0)
+        run(windows, [call], batch, _work(ready * taps * channels * columns))
+        return out.transpose(0, 1)
+    out = frames.new_empty(batch, ready, columns)
+    b, c = _flat(packed, bias)
     calls = [
-        (a, 0, channels, dilation * channels, taps, channels, b, c, result, rows, columns, 0, 1, 0)
+        (a, 0, channels, *length, b, c, result, ready, columns, 0, 1, 0)
         for a, result in zip(map(_flat_one, frames), map(_flat_one, out), strict=True)
     ]
-    run(windows, calls, rows, _work(taps * channels * columns))
+    run(windows, calls, ready, _work(taps * channels * columns))
     return out
 
 

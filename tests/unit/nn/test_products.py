@@ -31,6 +31,11 @@ CASES: dict[str, tuple[Case, tuple[int, ...], tuple[int, ...]]] = {  # ours and 
     "sequences": ((products.linear, F.linear), (3, 11, 20), (33, 20)),
     "one channel": ((lambda x, w, b: products.convolve(x, w, b, (2, 3)), conv2d), (2, 12, 41, 1), (32, 1, 5, 11)),
     "channels": ((lambda x, w, b: products.convolve(x, w, b, (2, 3)), conv2d), (3, 25, 14, 20), (20, 20, 3, 5)),
+    "dilated, many items": (
+        (lambda x, w, b: products.dilated_convolve(x, w, b, 3), dilated),
+        (11, 12, 12),
+        (30, 4, 12),
+    ),
     "dilated": ((lambda x, w, b: products.dilated_convolve(x, w, b, 3), dilated), (2, ROWS + 20, 12), (30, 4, 12)),
 }
 
