@@ -18,6 +18,11 @@ def arrays(*tensors: Tensor) -> list[np.ndarray]:
     return [_numpy(tensor) for tensor in tensors]
 
 
+def flat_arrays(*tensors: Tensor) -> list[np.ndarray]:
+    """The same, each in one dimension."""
+    return [array.reshape(-1) for array in arrays(*tensors)]
+
+
 def by_chain(*tensors: Tensor) -> Iterator[tuple[np.ndarray, ...]]:
     """For each chain k the memory of each tensor's [k], in one dimension."""
     return zip(*(array.reshape(len(array), -1) for array in arrays(*tensors)), strict=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from asr.nn._numba_calls import arrays, run
+from asr.nn._numba_calls import flat_arrays, run
 from asr.nn._panels import multiply, pack
 from asr.nn._vectors import Vector, equations, kernel
 
@@ -26,18 +26,14 @@ def _add_product(total: Vector, x: Vector, y: Vector) -> tuple[Vector, ...]:
 
 @kernel
 def windows(
-    a, a_outer, a_row, a_segment, segments, length, b, bias, out, rows, columns, outer_first, outer_last,
-    by_outers, first, last,
-):  # fmt: skip
+    a, a_outer, a_row, a_segment, segments, length, b, bias, out, rows, columns, outers, by_outers, first, last
+):
     """out[o, r] = bias + sum over s, i of a[o * a_outer + r * a_row + s * a_segment + i] b[s * length + i].
 
     A window is `segments` pieces of `length` elements each. The range is of o or, if not `by_outers`, of r.
     """
-    row_first, row_last = 0, rows
-    if by_outers:
-        outer_first, outer_last = first, last
-    else:
-        row_first, row_last = first, last
+    outer_first, outer_last = (first, last) if by_outers else (0, outers)
+    row_first, row_last = (0, rows) if by_outers else (first, last)
     depth = segments * length
     padded = len(b) // depth
     has_bias = 1 if len(bias) else 0
@@ -102,8 +98,8 @@ def linear(inputs: Tensor, packed: Tensor, bias: Tensor | None, columns: int) ->
     depth = inputs.shape[-1]
     out = inputs.new_empty(*inputs.shape[:-1], columns)
     rows = out.numel() // columns
-    a, b, c, result = _flat(inputs, packed, _or_empty(bias, inputs), out)
-    call = (a, 0, depth, 0, 1, depth, b, c, result, rows, columns, 0, 1, 0)
+    a, b, c, result = flat_arrays(inputs, packed, _or_empty(bias, inputs), out)
+    call = (a, 0, depth, 0, 1, depth, b, c, result, rows, columns, 1, 0)
     run(windows, [call], rows, _work(depth * columns))
     return out
 
@@ -114,7 +110,7 @@ def transposed_product(left: Tensor, right: Tensor) -> Tensor:
     depth, rows = left.shape
     columns = len(packed) // depth
     out = left.new_empty(rows, columns)
-    a, b, result = _flat(left, packed, out)
+    a, b, result = flat_arrays(left, packed, out)
     run(transposed, [(a, rows, b, result, depth, columns)], rows, _work(depth * columns))
     return out[:, : right.shape[1]]
 
@@ -126,11 +122,11 @@ def convolve(
     batch, num_frames, width, channels = frames.shape
     outers, rows = ((n - k) // s + 1 for n, k, s in zip((num_frames, width), kernel, stride, strict=True))
     out = frames.new_empty(batch, outers, rows, columns)
-    b, c = _flat(packed, _or_empty(bias, frames))
+    b, c = flat_arrays(packed, _or_empty(bias, frames))
     distances = stride[0] * width * channels, stride[1] * channels, width * channels
     length = kernel[1] * channels
     calls = [
-        (a, *distances, kernel[0], length, b, c, result, rows, columns, 0, outers, 1)
+        (a, *distances, kernel[0], length, b, c, result, rows, columns, outers, 1)
         for a, result in zip(map(_flat_one, frames), map(_flat_one, out), strict=True)
     ]
     run(windows, calls, outers, _work(rows * kernel[0] * length * columns))
@@ -146,14 +142,14 @@ def dilated_convolve(
     length, bias = (dilation * channels, taps, channels), _or_empty(bias, frames)
     if ready <= batch:  # many streams: rows are items, whose products with a panel go together
         out = frames.new_empty(ready, batch, columns)
-        a, b, c, result = _flat(frames, packed, bias, out)
-        call = (a, channels, num_frames * channels, *length, b, c, result, batch, columns, 0, ready, 0)
+        a, b, c, result = flat_arrays(frames, packed, bias, out)
+        call = (a, channels, num_frames * channels, *length, b, c, result, batch, columns, ready, 0)
         run(windows, [call], batch, _work(ready * taps * channels * columns))
         return out.transpose(0, 1)
     out = frames.new_empty(batch, ready, columns)
-    b, c = _flat(packed, bias)
+    b, c = flat_arrays(packed, bias)
     calls = [
-        (a, 0, channels, *length, b, c, result, ready, columns, 0, 1, 0)
+        (a, 0, channels, *length, b, c, result, ready, columns, 1, 0)
         for a, result in zip(map(_flat_one, frames), map(_flat_one, out), strict=True)
     ]
     run(windows, calls, ready, _work(taps * channels * columns))
@@ -165,7 +161,7 @@ def convolve_each_unit(frames: Tensor, weight: Tensor) -> Tensor:
     batch, num_frames, size = frames.shape
     taps = len(weight)
     out = frames.new_zeros(batch, num_frames - taps + 1, size)
-    a, w, result = _flat(frames, weight, out)
+    a, w, result = flat_arrays(frames, weight, out)
     run(each_unit, [(a, w, result, out.shape[1], size, taps)], batch, out.shape[1] * size * taps)
     return out
 
@@ -179,9 +175,5 @@ def _or_empty(bias: Tensor | None, like: Tensor) -> Tensor:
     return like.new_empty(0) if bias is None else bias
 
 
-def _flat(*tensors: Tensor) -> list[np.ndarray]:
-    return [array.reshape(-1) for array in arrays(*tensors)]
-
-
 def _flat_one(tensor: Tensor) -> np.ndarray:
-    return _flat(tensor)[0]
+    return flat_arrays(tensor)[0]

@@ -242,6 +242,18 @@ def _masked(builder: Any, verb: str, kind: Any, values: list[Any], mask: Any) ->
     return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), arguments)
 
 
+@equations(inputs=1, outputs=1)
+def copy_row(x: Vector) -> tuple[Vector, ...]:
+    """Copy a row."""
+    return (x,)
+
+
+@equations(inputs=2, outputs=1)
+def add_rows(x: Vector, y: Vector) -> tuple[Vector, ...]:
+    """Add two rows."""
+    return (x + y,)
+
+
 @kernel
 def scratch(rows, size, like):
     """Memory for `rows` rows of zeros, and their distance.

@@ -108,6 +108,15 @@ def convolve_each_unit(frames: Float[Tensor, "B P D"], weight: Float[Tensor, "D 
     return _loops().convolve_each_unit(frames, weight.mT)
 
 
+def loops_take(like: Tensor) -> bool:
+    """Whether compiled loops for the CPU take this tensor, and nobody watches torch's operations.
+
+    To compile or export a model, to try it without memory, or to count what it computes, they have to be seen.
+    """
+    known = like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64)
+    return known and not torch.compiler.is_compiling() and not is_in_torch_dispatch_mode()
+
+
 def ours(inputs: Tensor, multiply_adds: int = 0, *, training: bool | None = None) -> bool:
     """Whether a product of `inputs` is computed here.
 
@@ -116,9 +125,7 @@ def ours(inputs: Tensor, multiply_adds: int = 0, *, training: bool | None = None
         multiply_adds: of the product, in training.
         training: for gradients or with them; None: if torch records them.
     """
-    if inputs.device.type != "cpu" or inputs.dtype not in (torch.float32, torch.float64) or not inputs.numel():
-        return False
-    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+    if not loops_take(inputs) or not inputs.numel() or torch.is_autocast_enabled("cpu"):
         return False
     if torch.is_grad_enabled() if training is None else training:
         return multiply_adds >= LARGE and inputs.dtype == torch.float32 and torch_is_slow()

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr.nn._numba_calls import arrays, rows_of, run
+from asr.nn._numba_calls import flat_arrays, rows_of, run
 from asr.nn._panels import VECTORS, first_columns, multiply, pack
-from asr.nn._vectors import REGISTER, Vector, equations, kernel, tanh
+from asr.nn._vectors import REGISTER, Vector, add_rows, copy_row, equations, kernel, tanh
 
 __all__ = ["backward", "first_columns", "forward", "matrix_gradient", "pack", "pack_blocks"]
 
@@ -32,16 +32,6 @@ def _tanh(p: Vector, u: Vector) -> tuple[Vector, ...]:
 @equations(inputs=3, outputs=1)
 def _tanh_back(d: Vector, back: Vector, hidden: Vector) -> tuple[Vector, ...]:
     return ((d + back) * (1.0 - hidden * hidden),)
-
-
-@equations(inputs=1, outputs=1)
-def _copy(x: Vector) -> tuple[Vector, ...]:
-    return (x,)
-
-
-@equations(inputs=2, outputs=1)
-def _add(x: Vector, y: Vector) -> tuple[Vector, ...]:
-    return (x + y,)
 
 
 @kernel
@@ -70,14 +60,14 @@ def forward_loop(p, levels, runs, runs_frame, runs_item, weight, states, frames,
         now_at = before_at + batch * size
         for row in range(rows):
             now, before = now_at + row * size, before_at + row * size
-            _copy(size - p_item, states, before + p_item, states, now + p_item)
+            copy_row(size - p_item, states, before + p_item, states, now + p_item)
         for module in range(levels[t]):
             start, depth = module * units, size - module * units
             waits = True
             for row in range(rows):
                 now, before = now_at + row * size + start, before_at + row * size + start
                 if not runs[t * runs_frame + (first + row) * runs_item + module]:
-                    _copy(units, states, before, states, now)
+                    copy_row(units, states, before, states, now)
                     continue
                 if waits:
                     block = weight[weight_at : weight_at + depth * columns]
@@ -110,18 +100,18 @@ def backward_loop(
                     _tanh_back(units, d, d_at + start, back, here, states, now, d_p, p_at + start)
                     back[here : here + units] = 0
                 else:
-                    _add(units, d, d_at + start, back, here, back, here)
+                    add_rows(units, d, d_at + start, back, here, back, here)
                     d_p[p_at + start : p_at + start + units] = 0
-            _add(size - p_item, d, d_at + p_item, back, way + p_item, back, way + p_item)
+            add_rows(size - p_item, d, d_at + p_item, back, way + p_item, back, way + p_item)
         if p_item:
             multiply(d_p, p_first, p_item, 1, rows, recurrent, size, 0, p_item, back, 0, columns, 1)
             multiply(d_p, p_first, p_item, 1, rows, weight, size, 0, p_item, below, 0, input_columns, 0)
         else:
             below[:] = 0
         for row in range(rows):
-            _copy(input_size, below, row * input_columns, d_inputs, (t * batch + first + row) * input_size)
+            copy_row(input_size, below, row * input_columns, d_inputs, (t * batch + first + row) * input_size)
     for row in range(rows):
-        _copy(size, back, row * columns, d_initial, (first + row) * size)
+        copy_row(size, back, row * columns, d_initial, (first + row) * size)
 
 
 @kernel
@@ -135,7 +125,7 @@ def gradient_loop(d_p, rows, values, frame, item, chosen, batch, columns, out, f
             at = chosen[(start + k) // batch] * frame + (start + k) % batch * item
             for panel in range(first, last):
                 length = min(width, columns - panel * width)
-                _copy(length, values, at + panel * width, part, ((panel - first) * depth + k) * width)
+                copy_row(length, values, at + panel * width, part, ((panel - first) * depth + k) * width)
         now = part[: own * depth]
         multiply(d_p, start * rows, 1, rows, rows, now, depth, 0, depth, out, first * width, out_row, 1 if start else 0)
 
@@ -157,7 +147,7 @@ def forward(blocks: Tensor, projected: Tensor, levels: Tensor, runs: Tensor, ini
     batch, size = initial.shape
     states = initial.new_empty(frames + 1, batch, size)
     states[0] = initial
-    p, numbers, clock, weight, all_states = _flat(projected, levels, runs, blocks, states)
+    p, numbers, clock, weight, all_states = flat_arrays(projected, levels, runs, blocks, states)
     facts = (frames, batch, size, modules)
     call = (p, numbers, clock, items * modules, modules * (items > 1), weight, all_states, *facts)
     run(forward_loop, [call], batch, _work(levels, size, modules))
@@ -188,7 +178,7 @@ def backward(
     frames, batch, size = d_outputs.shape
     d_projected, d_initial = states.new_empty(projected), states.new_empty(batch, size)
     d_inputs = states.new_empty(frames, batch, weight.shape[1])
-    numbers, clock, *others = _flat(
+    numbers, clock, *others = flat_arrays(
         levels, runs, pack(recurrent), pack(weight), states, d_projected, d_inputs, d_initial
     )
     facts = (frames, batch, size, modules, weight.shape[1])
@@ -213,7 +203,7 @@ def matrix_gradient(d_projected: Tensor, values: Tensor, chosen: Tensor) -> Tens
     width = VECTORS * (REGISTER // d_projected.element_size())
     panels = -(-columns // width)
     out = d_projected.new_empty(rows, panels * width)
-    d_p, numbers, result = _flat(d_projected, chosen, out)
+    d_p, numbers, result = flat_arrays(d_projected, chosen, out)
     call = (d_p, rows, *rows_of(values), numbers, batch, columns, result)
     run(gradient_loop, [call], panels, frames * batch * rows * width // 256)
     return out[:, :columns]
@@ -227,7 +217,3 @@ def pack_blocks(blocks: Iterable[Tensor]) -> Tensor:
 def _work(levels: Tensor, size: int, modules: int) -> int:
     """Of an item, in what `run` counts in."""
     return int(levels.sum()) * (size // modules) * (1 + size // 256)
-
-
-def _flat(*tensors: Tensor) -> list[np.ndarray]:
-    return [array.reshape(-1) for array in arrays(*tensors)]

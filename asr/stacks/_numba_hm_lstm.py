@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asr.nn._numba_calls import arrays, rows_of, run
+from asr.nn._numba_calls import flat_arrays, rows_of, run
 from asr.nn._panels import multiply, pack
-from asr.nn._vectors import REGISTER, Vector, equations, kernel, sigmoid, tanh
+from asr.nn._vectors import REGISTER, Vector, add_rows, equations, kernel, sigmoid, tanh
 from asr.stacks._hm_lstm_on_cpu import NORM_EPSILON, Packed
 
 
@@ -55,11 +55,6 @@ def _move_back(
 @equations(numbers=1, inputs=2, outputs=1)
 def _add_scaled(factor: Vector, x: Vector, y: Vector) -> tuple[Vector, ...]:
     return (x + factor * y,)
-
-
-@equations(inputs=2, outputs=1)
-def _add(x: Vector, y: Vector) -> tuple[Vector, ...]:
-    return (x + y,)
 
 
 @equations(numbers=1, inputs=1, outputs=1)
@@ -176,7 +171,7 @@ def forward_loop(
                     sums[to : to + 4 * size], sums[to + columns] = offset[start:end], offset[end]
                 else:
                     p_at = t * p_frame + (first + row) * p_item
-                    _add(4 * size, p, p_at, offset, 0, sums, to)
+                    add_rows(4 * size, p, p_at, offset, 0, sums, to)
                     if not top:
                         sums[to + columns] = p[p_at + 4 * size] + offset[4 * size]
             _products(
@@ -344,7 +339,7 @@ def backward_loop(
                     below = _dot(u, start, outputs, now_at + own - size, size)
                     _add_scaled(size, update[row], d_hidden, way - size, u, start, d_hidden, way - size)
                     d_boundary[at_z - 1] += below + by_copy[place] * (flush[row] - one)
-                _add(size, d_hidden, way, u, at, d_hidden, way)
+                add_rows(size, d_hidden, way, u, at, d_hidden, way)
 
 
 @kernel
@@ -411,7 +406,7 @@ def forward(
     weight, detectors = packed or pack_weights(weights)
     bias, scale = _side_by_side(biases, like), _side_by_side(scales, like)
     limits = like.new_empty(0) if thresholds is None else thresholds.to(like)
-    flat = _flat(
+    flat = flat_arrays(
         weight, detectors, torch.zeros_like(bias) if scales else bias, scale, bias, slope.to(like), limits,
         *(tensor.to(like) for tensor in state), *results,
     )  # fmt: skip
@@ -450,7 +445,7 @@ def backward(
     d_hidden, d_boundary = torch.zeros_like(d_cell), like.new_zeros(batch, layers - 1)
     gates, detectors = _without_detectors(weights)
     weight, detector = torch.cat([pack(matrix.mT) for matrix in gates]), torch.cat([d.flatten() for d in detectors])
-    flat = _flat(
+    flat = flat_arrays(
         d_outputs, weight, detector, _side_by_side(scales, like), slope.to(like),
         *(tensor.to(like) for tensor in state), *kept, d_gates, d_sums, d_hidden, d_cell, d_boundary,
     )  # fmt: skip
@@ -480,12 +475,8 @@ def _work(frames: int, layers: int, size: int) -> int:
     return frames * (3 * layers - 2) * 4 * size * (1 + size // 256)
 
 
-def _flat(*tensors: Tensor) -> list[np.ndarray]:
-    return [array.reshape(-1) for array in arrays(*tensors)]
-
-
 def sigmoids(inputs: Tensor) -> Tensor:
     """Of each element, whatever stands beside it."""
     out = torch.empty_like(inputs, memory_format=torch.contiguous_format)
-    run(sigmoid_loop, [tuple(_flat(inputs, out))], inputs.numel(), 1)
+    run(sigmoid_loop, [tuple(flat_arrays(inputs, out))], inputs.numel(), 1)
     return out

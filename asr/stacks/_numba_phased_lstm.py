@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr.nn._numba_calls import arrays, rows_of, run
+from asr.nn._numba_calls import flat_arrays, rows_of, run
 from asr.nn._panels import four_products, multiply, pack
-from asr.nn._vectors import Vector, equations, kernel, sigmoid, tanh
+from asr.nn._vectors import Vector, add_rows, copy_row, equations, kernel, sigmoid, tanh
 
 # What a frame computes of each unit. p: projected input; u: product with U; w: peepholes; h, c: states before the
 # frame; k: how far the unit is open. Backward, d: what comes from above; through: what comes back without passing U; u:
@@ -79,16 +79,6 @@ def _phased_back(
     d_f = d_new_cell * c * f * (1.0 - f)
     d_cell = d_cell * kept + d_new_cell * f + d_i * w_i + d_f * w_f
     return d_g, d_i, d_f, d_o, d_k, d_hidden * kept, d_cell, s_i + d_i * c, s_f + d_f * c, s_o + d_o * new_cell
-
-
-@equations(inputs=1, outputs=1)
-def _copy(x: Vector) -> tuple[Vector, ...]:
-    return (x,)
-
-
-@equations(inputs=2, outputs=1)
-def _add(x: Vector, y: Vector) -> tuple[Vector, ...]:
-    return (x + y,)
 
 
 @kernel
@@ -175,7 +165,7 @@ def open_units_loop(
                 for at in range(n, together * row_size, size):
                     p[at] += bias[at % row_size - n + unit]
             for row in range(together):
-                _copy(size, before, h + row * size, outputs, now + row * size)
+                copy_row(size, before, h + row * size, outputs, now + row * size)
                 for n in range(number):
                     states[n] = cell[c + row * size + opened[n]]
                     states[size + n] = before[h + row * size + opened[n]]
@@ -216,14 +206,14 @@ def loop_backward(
             )  # fmt: skip
         multiply(d_gates, 4 * now_at, 4 * size, 1, rows, weight, 4 * size, 0, 4 * size, u, 0, columns, 0)
     for row in range(rows):
-        _add(size, through, row * size, u, row * columns, d_hidden, (first + row) * size)
+        add_rows(size, through, row * size, u, row * columns, d_hidden, (first + row) * size)
 
 
 def time_gate(times: Tensor, period: Tensor, shift: Tensor, ratio_on: Tensor, leak: float) -> Tensor:
     """The gate k (S, R, H) in the type of tau, from times (S, R) float64, tau, s and r (H,)."""
     frames, items = times.shape
     gate = period.new_empty(frames, items, len(period))
-    call = (*_flat(times, shift.double(), period.double(), ratio_on, gate), items, len(period))
+    call = (*flat_arrays(times, shift.double(), period.double(), ratio_on, gate), items, len(period))
     run(gate_forward, [(*call[:4], leak, *call[4:])], frames, gate[0].numel())
     return gate
 
@@ -234,7 +224,7 @@ def time_gate_gradients(
     """Of tau, s and r."""
     frames, items = times.shape
     sums = times.new_zeros(items, 3, len(period))
-    call = (*_flat(d_gate, times, shift.double(), period.double(), ratio_on), leak, *_flat(sums))
+    call = (*flat_arrays(d_gate, times, shift.double(), period.double(), ratio_on), leak, *flat_arrays(sums))
     run(gate_backward, [(*call, frames, items, len(period))], items, frames * len(period))
     of_period, of_shift, of_ratio_on = (-sums.sum(0) / torch.stack((period, period, ratio_on))).to(period.dtype)
     return of_period, of_shift, of_ratio_on
@@ -268,7 +258,7 @@ def forward(
     kept = frames if keeps else 1
     outputs, cells = hidden.new_empty(frames, batch, size), hidden.new_empty(kept, batch, size)
     gates = hidden.new_empty(kept, batch, 4 * size)
-    tensors = _flat(packed, peepholes, hidden, cell, outputs, cells, gates)
+    tensors = flat_arrays(packed, peepholes, hidden, cell, outputs, cells, gates)
     call = (*rows_of(projected), *_gate_rows(gate), *tensors, int(keeps), frames, batch, size)
     run(loop_forward, [call], batch, frames * 4 * size * (1 + size // 256))
     return outputs, cells, gates
@@ -301,7 +291,7 @@ def forward_of_open_units(
     """
     frames, (batch, size) = len(inputs), hidden.shape
     outputs, last_cell = hidden.new_empty(frames, batch, size), cell.contiguous().clone()
-    tensors = _flat(weight, bias, recurrent, peepholes, hidden, last_cell, outputs)
+    tensors = flat_arrays(weight, bias, recurrent, peepholes, hidden, last_cell, outputs)
     call = (*rows_of(inputs), *_gate_rows(gate), *tensors, frames, batch, size, inputs.shape[-1])
     run(open_units_loop, [call], batch, frames * size * (1 + size // 256))
     return outputs, last_cell
@@ -337,7 +327,7 @@ def backward(
         hidden.new_empty(batch, size),
     )
     d_peepholes, d_cell = outputs.new_zeros(batch, 3, size), d_last_cell.contiguous().clone()
-    tensors = _flat(
+    tensors = flat_arrays(
         pack(recurrent), peepholes, hidden, cell, outputs, cells, gates, d_gates, d_gate, d_peepholes, d_hidden, d_cell
     )
     call = (*rows_of(d_outputs), *_gate_rows(gate), *tensors, frames, batch, size)
@@ -349,7 +339,3 @@ def _gate_rows(gate: Tensor) -> tuple[np.ndarray, int, int]:
     """As `rows_of`; the distance of items is 0 where all have the same."""
     array, by_frame, by_item = rows_of(gate)
     return array, by_frame, by_item if gate.shape[1] > 1 else 0
-
-
-def _flat(*tensors: Tensor) -> list[np.ndarray]:
-    return [array.reshape(-1) for array in arrays(*tensors)]

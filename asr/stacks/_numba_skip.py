@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr.nn._numba_calls import arrays, rows_of, run
+from asr.nn._numba_calls import flat_arrays, rows_of, run
 from asr.nn._panels import multiply, pack
 from asr.nn._vectors import Vector, equations, kernel, sigmoid, tanh
 
@@ -175,8 +175,8 @@ def walk(
     counts = [count.clone(memory_format=torch.contiguous_format) for count in states[2:]]
     reads = lengths.new_zeros(batch)
     positions, tops = lengths.new_zeros(batch, frames), like.new_empty(batch, frames, size)
-    flat = arrays(weight, torch.cat(list(biases)), policy_weight, policy[1], lengths, positions, tops, reads)
-    flat = [array.reshape(-1) for array in (*flat, *arrays(hidden, cell, *counts))]
+    weights_flat = flat_arrays(weight, torch.cat(list(biases)), policy_weight, policy[1], lengths)
+    flat = (*weights_flat, *flat_arrays(positions, tops, reads, hidden, cell, *counts))
     facts = frames, len(biases), inputs.shape[2], size, tokens_between_jumps, max_jumps
     run(walk_loop, [(*rows_of(inputs.transpose(0, 1)), *flat, *facts)], batch, frames * len(weight) // 256)
     return Walk(positions, tops, reads, hidden, cell, *counts)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from asr.nn._numba_calls import by_chain, rows_of, run
 from asr.nn._panels import multiply, pack
-from asr.nn._vectors import Vector, equations, kernel, sigmoid, tanh
+from asr.nn._vectors import Vector, add_rows, equations, kernel, sigmoid, tanh
 from asr.nn.cells.base import CLIP
 
 TANH, RELU, CLIPPED_RELU = range(3)
@@ -128,11 +128,6 @@ def _lstm_back(
     return d_i, d_f, d_g, d_hidden * squashed * o * (1.0 - o), d_cell * f
 
 
-@equations(inputs=2, outputs=1)
-def _add(x: Vector, y: Vector) -> tuple[Vector, ...]:
-    return (x + y,)
-
-
 @kernel
 def rnn_forward(
     p, p_frame, p_item, weight, extra, hidden, first_cell, outputs, cells, gates, keeps, activation,
@@ -224,7 +219,7 @@ def gru_after_backward(
             d_u, (t * batch + first) * 3 * size, 3 * size, 1, rows, weight, 3 * size, 0, 3 * size, u, 0, columns, 0
         )
     for row in range(rows):
-        _add(size, through, row * size, u, row * columns, d_hidden, (first + row) * size)
+        add_rows(size, through, row * size, u, row * columns, d_hidden, (first + row) * size)
 
 
 @kernel
@@ -280,7 +275,7 @@ def gru_before_backward(
             )  # fmt: skip
         multiply(d_u, d_at, 3 * size, 1, rows, weight, 2 * size, 0, 2 * size, u, 0, columns, 0)
     for row in range(rows):
-        _add(size, through, row * size, u, row * columns, d_hidden, (first + row) * size)
+        add_rows(size, through, row * size, u, row * columns, d_hidden, (first + row) * size)
 
 
 @kernel

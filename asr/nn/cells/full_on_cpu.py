@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+from asr.nn import products
 from asr.nn.cells.base import matrix_gradient, product_type, shifted
 from asr.nn.vanishing import with_omega
 
@@ -18,12 +18,8 @@ Packed = tuple[Tensor, Tensor]
 
 
 def fits(like: Tensor) -> bool:
-    """Whether the loops take the recurrent weights `like`, where they are now, and nobody watches torch's operations.
-
-    To compile or export a model, to try it without memory, or to count what it computes, they have to be seen.
-    """
-    known = like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64)
-    return known and not torch.compiler.is_compiling() and not is_in_torch_dispatch_mode()
+    """Whether the loops take the recurrent weights `like`, where they are now."""
+    return products.loops_take(like)
 
 
 def recur(
