@@ -1,6 +1,7 @@
 """The recurrent stacks frame by frame, from the equations of the papers; slow and obvious."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +77,24 @@ def diagonal_lstm(layer: RecurrentLayer, k: int, x: Tensor, state: Tensor) -> Te
     w_i, w_f, w_g, w_o = layer.cell.recurrent[k].chunk(4)
     cell = cell * torch.sigmoid(x_f + w_f * hidden) + torch.sigmoid(x_i + w_i * hidden) * torch.tanh(x_g + w_g * hidden)
     return torch.cat((torch.tanh(cell) * torch.sigmoid(x_o + w_o * hidden), cell))
+
+
+def run_chains(
+    step: Step, layer: Any, initial: Tensor, projected: Sequence[Tensor], *, num_states: int
+) -> tuple[Tensor, ...]:
+    """Hidden states (K, S, B, H) and last states of chains (S, B, O), item by item and frame by frame."""
+    outputs, last = [], []
+    for k, chain in enumerate(projected):
+        items = []
+        for b in range(chain.shape[1]):
+            states = [initial[k, b]]
+            for frame in chain[:, b]:
+                states.append(step(layer, k, frame, states[-1]))
+            items.append(torch.stack(states[1:]))
+        outputs.append(torch.stack(items, 1))
+        last.append(outputs[-1][-1])
+    size = initial.shape[-1] // num_states
+    return torch.stack(outputs)[..., :size], *torch.stack(last).split(size, -1)
 
 
 def mingru(layer: RecurrentLayer, k: int, x: Tensor, state: Tensor) -> Tensor:

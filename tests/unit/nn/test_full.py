@@ -62,18 +62,7 @@ def by_the_equations(kind: full.Kind, weight: Tensor, bias: Tensor, *others: Ten
     cell = SimpleNamespace(recurrent=weight, recurrent_bias=bias.flatten())
     layer: Any = SimpleNamespace(cell=cell, num_directions=len(weight))
     initial, projected = torch.cat(others[:number], -1), others[number:]
-    outputs, last = [], []
-    for k, chain in enumerate(projected):
-        items = []
-        for b in range(chain.shape[1]):
-            states = [initial[k, b]]
-            for frame in chain[:, b]:
-                states.append(step(layer, k, frame, states[-1]))
-            items.append(torch.stack(states[1:]))
-        outputs.append(torch.stack(items, 1))
-        last.append(outputs[-1][-1])
-    size = initial.shape[-1] // number
-    return torch.stack(outputs)[..., :size], *torch.stack(last).split(size, -1)
+    return slow.run_chains(step, layer, initial, projected, num_states=number)
 
 
 def gradients(kind: full.Kind, results: tuple[Tensor, ...], inputs: list[Tensor]) -> tuple[Tensor, ...]:
