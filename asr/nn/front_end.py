@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from asr.config.schema import ConvLayer, FrontEnd
-from asr.nn import products
+from asr.nn import convolution_on_gpu, products
 from asr.nn.batch_norm import MaskedBatchNorm
 from asr.nn.masking import zero_padding
 
@@ -220,7 +220,9 @@ class ConvBlock(nn.Module):
             padded = F.pad(frames, (0, 0, padding[1], padding[1], padding[0], padding[0]))
             return products.convolve(padded, conv.weight, conv.bias, conv.stride, self.packed)  # pyright: ignore[reportArgumentType]
         image, weight = frames.permute(0, 3, 1, 2), conv.weight
-        if image.is_cuda or not torch.is_grad_enabled():
+        if image.is_cuda:
+            return convolution_on_gpu.convolve(frames, weight, conv.bias, conv.stride, padding).contiguous()  # pyright: ignore[reportArgumentType]
+        if not torch.is_grad_enabled():
             out = F.conv2d(image, weight, conv.bias, conv.stride, padding)
         else:
             if torch.is_autocast_enabled("cpu"):

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from asr.config.options import PositiveInt, Probability, StackOptions
 from asr.nn import products
 from asr.nn.batch_norm import EPSILON, MaskedBatchNorm
+from asr.nn.cells.base import product_type
+from asr.nn.convolution_on_gpu import convolve_dilated
 from asr.nn.masking import Padding
 from asr.nn.products import Linear
 from asr.stacks.base import Stack
@@ -121,11 +123,14 @@ class Tcn(Stack):
         self.past_frames = reach - self.lookahead_frames
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        frames = inputs.shape[1]
+        if inputs.is_cuda:  # whole rows of every dilation
+            inputs = F.pad(inputs, (0, 0, 0, -frames % 2 ** (len(self.blocks) - 1)))
         padding = Padding(lengths, inputs.shape[1])
         hidden = padding.zero(inputs)
         for block in self.blocks:
             hidden = block(hidden, lengths, padding)
-        return padding.zero(hidden), lengths
+        return padding.zero(hidden)[:, :frames], lengths
 
     def initial_state(self, batch_size: int, like: Tensor) -> TcnState:
         states = (block.initial_state(batch_size, like) for block in self._typed_blocks())
@@ -167,9 +172,16 @@ class TcnBlock(nn.Module):
         super().__init__()
         self.first, self.second = (
             DilatedConvolution(
-                size, hidden_size, kernel_size=kernel_size, dilation=dilation, centred=centred, batch_norm=batch_norm
+                size,
+                hidden_size,
+                kernel_size=kernel_size,
+                dilation=dilation,
+                centred=centred,
+                batch_norm=batch_norm,
+                narrow=narrow,
             )
-            for size in (input_size, hidden_size)
+            # Only the second convolution reads what the first gives, unless dropout comes between.
+            for size, narrow in ((input_size, not dropout), (hidden_size, False))
         )
         self.dropout = ChannelDropout(dropout) if dropout_kind == "channel" else nn.Dropout(dropout)
         self.around = Linear(input_size, hidden_size) if input_size != hidden_size else None
@@ -220,7 +232,15 @@ class DilatedConvolution(nn.Module):
     """
 
     def __init__(
-        self, input_size: int, hidden_size: int, *, kernel_size: int, dilation: int, centred: bool, batch_norm: bool
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        kernel_size: int,
+        dilation: int,
+        centred: bool,
+        batch_norm: bool,
+        narrow: bool,
     ) -> None:
         super().__init__()
         self.dilation = dilation
@@ -228,7 +248,8 @@ class DilatedConvolution(nn.Module):
         self.lookahead = self.span // 2 if centred else 0
         bound = (kernel_size * input_size) ** -0.5  # torch's default for Conv1d
         self.weight = nn.Parameter(torch.empty(hidden_size, kernel_size, input_size).uniform_(-bound, bound))
-        self.norm = MaskedBatchNorm(hidden_size, clip=math.inf) if batch_norm else None  # with the ReLU in it
+        # With the ReLU in it.
+        self.norm = MaskedBatchNorm(hidden_size, clip=math.inf, narrow=narrow) if batch_norm else None
         self.packed: Tensor | None = None
         self.gain: nn.Parameter | None = None
         if self.norm is None:
@@ -237,7 +258,12 @@ class DilatedConvolution(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "B S C"], lengths: Tensor, padding: Padding) -> Float[Tensor, "B S D"]:
         """Run whole utterances; arguments and result as those of `TcnBlock.forward`."""
-        padded = F.pad(hidden, (0, 0, self.span - self.lookahead, self.lookahead))
+        hidden = hidden.to(product_type(hidden))
+        batch, _, units = hidden.shape
+        parts = [hidden.new_zeros(batch, self.span - self.lookahead, units), hidden]
+        if self.lookahead:
+            parts.append(hidden.new_zeros(batch, self.lookahead, units))
+        padded = torch.cat(parts, dim=1)  # on a GPU at twice the speed of F.pad, unless a part is empty
         if self.norm is not None and self.training:
             return self.norm(_convolve(padded, self.weight, None, self.dilation), lengths)
         out = _convolve(padded, *self.folded(), self.dilation, self.packed)
@@ -301,6 +327,8 @@ def _convolve(
         else:
             gathered = padded.unfold(1, frames, dilation).permute(0, 3, 1, 2).flatten(2)  # (B, S, k C)
         return F.linear(gathered, weight.flatten(1), bias)
+    if padded.is_cuda and dilation > 1:
+        return convolve_dilated(padded, weight, bias, dilation)
     # As an image of one row whose channels stand last in memory: conv1d would transpose to channels first and back.
     image, filters = padded.mT[:, :, None], weight.mT[:, :, None]  # (B, C, 1, P), (D, C, 1, k)
     return F.conv2d(image, filters, bias, dilation=(1, dilation))[:, :, 0].mT
