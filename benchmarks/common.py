@@ -66,7 +66,7 @@ def synchronize() -> None:
 
 def spread(seconds: list[float]) -> dict[str, float]:
     """Median, and the quartiles around it."""
-    low, median, high = statistics.quantiles(seconds, n=4)
+    low, median, high = statistics.quantiles(seconds if len(seconds) > 1 else 2 * seconds, n=4)
     return {"median": median, "lower_quartile": low, "upper_quartile": high}
 
 

@@ -17,7 +17,7 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+Packed = TypeVar("Packed", Tensor, tuple[Tensor, Tensor])
 LARGE = 2**20  # multiply-adds from which on a product in training is ours, if torch's is slow
 
 
@@ -152,12 +153,17 @@ def pack(weight: Float[Tensor, "*K O D"]) -> Tensor | None:
         return _loops().pack(weight.mT) if ours(weight) else None
 
 
+def unless_moved(packed: Packed | None, weight: Tensor) -> Packed | None:
+    """What was packed of `weight`; None if the model has been moved to another type since."""
+    first = packed[0] if isinstance(packed, tuple) else packed
+    return packed if first is not None and first.dtype == weight.dtype else None
+
+
 def _laid_out(
     packed: Tensor | None, weight: Tensor, rows: Callable[[Tensor], Tensor] = lambda weight: weight
 ) -> Tensor:
-    if packed is not None and packed.dtype == weight.dtype:  # else the model has been moved to another type since
-        return packed
-    return _loops().pack(rows(weight).mT)
+    packed = unless_moved(packed, weight)
+    return _loops().pack(rows(weight).mT) if packed is None else packed
 
 
 def _loops() -> ModuleType:

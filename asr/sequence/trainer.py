@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from asr import stacks
+from asr.decode.device import choose_device
 from asr.errors import ConfigError
 from asr.nn.cells import RnnCell
 from asr.nn.cells.rnn import set_vanishing_regularizer
@@ -29,7 +30,7 @@ def fit(task: SupervisedTask, case: Case, report: Report) -> Outcome:
 
     Everything random comes from `case.seed`. A loss that is no longer finite ends the training.
     """
-    device = choose_device(case)
+    device = device_of(case)
     torch.manual_seed(case.seed)
     model = build_model(task, case).to(device)
     task.initialize(model)
@@ -217,8 +218,6 @@ def _ratios(
     return {name: float(total / count) for name, (total, count) in sums.items()}
 
 
-def choose_device(case: Case) -> torch.device:
+def device_of(case: Case) -> torch.device:
     """The device that `case` names."""
-    if case.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(case.device)
+    return choose_device(None if case.device == "auto" else case.device)

@@ -62,10 +62,7 @@ def run(
         outputs = _Layer.apply(clock, inputs, initial, weight, bias, *blocks)
         assert isinstance(outputs, Tensor)
         return outputs
-    laid_out, of_blocks = (
-        None if tensor is None or tensor.dtype != weight.dtype else tensor  # moved to another type since
-        for tensor in packed
-    )
+    laid_out, of_blocks = (products.unless_moved(tensor, weight) for tensor in packed)
     if laid_out is None:
         laid_out = products.pack(weight)
     projected = []

@@ -41,8 +41,7 @@ def recur(
     weights, biases, scales = parameters
     if torch.is_grad_enabled():
         return _Loop.apply(projected, *state, slope, thresholds, len(weights), *weights, *biases, *scales)  # pyright: ignore[reportReturnType]
-    if packed is not None and packed[0].dtype != weights[0].dtype:  # moved to another type since
-        packed = None
+    packed = products.unless_moved(packed, weights[0])
     result = loops().forward(projected, state, slope, thresholds, *parameters, keeps=False, packed=packed)
     return result.outputs, result.boundaries, result.cells[-1]
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from asr.nn import products
 from asr.nn.cells.base import matrix_gradient, product_type, shifted
 
 
@@ -55,7 +56,8 @@ def recur(
         projected = projected.to(recurrent.dtype)
     if torch.is_grad_enabled():
         return _Loop.apply(projected, gate, recurrent, peepholes, hidden, cell)  # pyright: ignore[reportReturnType]
-    if packed is None or packed.dtype != recurrent.dtype:  # moved to another type since
+    packed = products.unless_moved(packed, recurrent)
+    if packed is None:
         packed = _loops().pack(recurrent.mT)
     weights = _or_zeros(peepholes, hidden)
     outputs, cells, _ = _loops().forward(projected, gate, packed, weights, hidden, cell, keeps=False)

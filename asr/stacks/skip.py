@@ -30,6 +30,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from asr.config.options import NonNegativeInt, PositiveInt, Probability, StackOptions
+from asr.nn import products
 from asr.nn.cells import LstmCell, full_on_cpu
 from asr.nn.masking import zero_padding
 from asr.nn.recurrent_layer import RecurrentLayer
@@ -303,7 +304,7 @@ class Skip(Stack):
             (self.policy.weight, self.policy.bias),
             tokens_between_jumps=self.tokens_between_jumps,
             max_jumps=self.max_jumps,
-            packed=self.packed if self.packed is None or self.packed[0].dtype == inputs.dtype else None,
+            packed=products.unless_moved(self.packed, inputs),
         )
         number = max(found.reads.tolist(), default=0)
         return _Walk(

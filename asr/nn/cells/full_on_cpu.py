@@ -41,8 +41,7 @@ def recur(
     projected = [chain.to(recurrent.dtype) if chain.dtype == torch.float16 else chain for chain in projected]
     if torch.is_grad_enabled():
         return _Loop.apply(kind, omega, recurrent, bias, len(initial), *initial, *projected)  # pyright: ignore[reportReturnType]
-    if packed is not None and packed[0].dtype != recurrent.dtype:  # moved to another type since
-        packed = None
+    packed = products.unless_moved(packed, recurrent)
     outputs, cells, _ = _loops().forward(kind, recurrent, bias, initial, projected, keeps=False, packed=packed)
     return (outputs, cells[:, 0]) if kind == "lstm" else (outputs,)
 

@@ -24,7 +24,7 @@ from asr.nn.masking import valid_mask
 from asr.sequence.report import Report
 from asr.sequence.settings import READOUT, SCHEDULE, Case, Data
 from asr.sequence.task import HELD_OUT_SEEDS, Outcome, Split, Task
-from asr.sequence.trainer import Curve, choose_device, make_optimizer, update
+from asr.sequence.trainer import Curve, device_of, make_optimizer, update
 
 UNUSED_SETTINGS = (  # an agent of its own, whose one read-out is as torch draws it
     *READOUT,
@@ -129,7 +129,7 @@ class KeyDoor(Task):
 
     def run(self, case: Case, report: Report) -> Outcome:
         """Train an agent; the weights that did best in a validation are tested."""
-        device = choose_device(case)
+        device = device_of(case)
         torch.manual_seed(case.seed)
         agent = Agent(case).to(device)
         optimizer = make_optimizer(agent, case.optim)
