@@ -12,7 +12,7 @@ from torch import Tensor
 
 from asr.nn._numba_calls import flat_arrays, run
 from asr.nn._panels import multiply, pack
-from asr.nn._vectors import Vector, equations, kernel
+from asr.nn._vectors import Vector, copy_row, equations, kernel
 
 DEPTH = 256  # elements: their part of a panel stays in the first two levels of the cache
 ROWS_AT_A_TIME = 256
@@ -37,7 +37,8 @@ def windows(
     depth = segments * length
     padded = len(b) // depth
     has_bias = 1 if len(bias) else 0
-    scratch = np.empty(OUTERS_AT_A_TIME * min(rows, ROWS_AT_A_TIME) * padded if padded != columns else 0, out.dtype)
+    # Zeros, which the columns that only fill a panel stay.
+    scratch = np.zeros(OUTERS_AT_A_TIME * min(rows, ROWS_AT_A_TIME) * padded if padded != columns else 0, out.dtype)
     for outer_start in range(outer_first, outer_last, OUTERS_AT_A_TIME):
         outer_end = min(outer_last, outer_start + OUTERS_AT_A_TIME)
         for row_start in range(row_first, row_last, ROWS_AT_A_TIME):
@@ -48,9 +49,7 @@ def windows(
             if has_bias:
                 for outer in range(outer_end - outer_start):
                     for row in range(number):
-                        start = at + outer * distance + row * padded
-                        target[start : start + columns] = bias
-                        target[start + columns : start + padded] = 0
+                        copy_row(columns, bias, 0, target, at + outer * distance + row * padded)
             for segment in range(segments):
                 for start in range(0, length, DEPTH):
                     end = min(length, start + DEPTH)
@@ -67,7 +66,7 @@ def windows(
                     for row in range(number):
                         source = (outer - outer_start) * distance + row * padded
                         place = (outer * rows + row_start + row) * columns
-                        out[place : place + columns] = scratch[source : source + columns]
+                        copy_row(columns, scratch, source, out, place)
 
 
 @kernel
