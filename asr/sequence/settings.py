@@ -111,7 +111,10 @@ class Case(Section):
     seconds: NonNegativeFloat = Field(
         0.0, description="of training, after which it is cut short: tested, but not judged by the target; 0: no limit"
     )
-    evaluate_every: PositiveInt = Field(100, description="updates between two looks at the validation set")
+    evaluate_every: PositiveInt = Field(
+        100,
+        description="updates between two looks at the validation set; an epoch, to a stack that changes with epochs",
+    )
     stop_at_target: bool = Field(False, description="end when the validation figure satisfies the target")
     target: Target | None = None
     paper: str = Field("", description="the figure that was published, and where")

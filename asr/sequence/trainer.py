@@ -48,6 +48,7 @@ def fit(task: SupervisedTask, case: Case, report: Report) -> Outcome:
     step = 0
     for step, examples in zip(range(1, case.steps + 1), task.batches(case.batch_size, generator), strict=False):
         model.train()
+        model.stack.set_epoch((step - 1) // case.evaluate_every)
         loss = compute(examples.to(device))
         optimizer.step()
         if not curve.due(step, loss):

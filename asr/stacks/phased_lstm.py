@@ -33,7 +33,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from asr.config.options import PositiveFloat, Probability, StackOptions
+from asr.config.options import NonNegativeFloat, PositiveFloat, Probability, StackOptions
 from asr.nn import products
 from asr.nn.cells import full_on_cpu
 from asr.nn.masking import zero_padding
@@ -52,6 +52,9 @@ class Config(StackOptions):
     peepholes: bool = Field(True, description="gates see the cell state")
     period_init_low: float = Field(1.0, description="periods start as exp(U(low, high)), in units of the time stamps")
     period_init_high: float = Field(6.0, description="see period_init_low; without time stamps the unit is a frame")
+    shift_init_high: NonNegativeFloat = Field(
+        0.0, description="shifts start as U(0, this); 0: as U(0, the unit's period)"
+    )
     ratio_on_init: PositiveFloat = Field(0.05, le=1.0, description="share of its period for which a unit starts open")
     dropout: Probability = Field(0.0, description="on each layer's output but the last one's")
 
@@ -65,6 +68,7 @@ def build(config: Config, input_size: int) -> PhasedLstm:
         peepholes=config.peepholes,
         period_init_low=config.period_init_low,
         period_init_high=config.period_init_high,
+        shift_init_high=config.shift_init_high,
         ratio_on_init=config.ratio_on_init,
         dropout=config.dropout,
     )
@@ -101,6 +105,7 @@ class PhasedLstm(Stack):
         peepholes: bool = True,
         period_init_low: float = 1.0,
         period_init_high: float = 6.0,
+        shift_init_high: float = 0.0,
         ratio_on_init: float = 0.05,
         dropout: float = 0.0,
     ) -> None:
@@ -119,6 +124,7 @@ class PhasedLstm(Stack):
                 peepholes=peepholes,
                 period_init_low=period_init_low,
                 period_init_high=period_init_high,
+                shift_init_high=shift_init_high,
                 ratio_on_init=ratio_on_init,
             )
             for index in range(num_layers)
@@ -198,7 +204,7 @@ class PhasedLstmLayer(nn.Module):
         recurrent: U, (4 H, H).
         peepholes: w of i, f and o, (3, H), or None.
         period: tau, (H,), in units of the time stamps; its absolute value counts.
-        shift: s, (H,), likewise; starts as U(0, tau).
+        shift: s, (H,), likewise; starts as U(0, shift_init_high), or as U(0, tau).
         ratio_on: r, (H,); its absolute value counts.
     """
 
@@ -210,6 +216,7 @@ class PhasedLstmLayer(nn.Module):
         peepholes: bool,
         period_init_low: float,
         period_init_high: float,
+        shift_init_high: float,
         ratio_on_init: float,
     ) -> None:
         super().__init__()
@@ -222,7 +229,7 @@ class PhasedLstmLayer(nn.Module):
             self.projection.bias.zero_()
             self.projection.bias[hidden_size : 2 * hidden_size] = INITIAL_INPUT_BIAS
         self.period = nn.Parameter(torch.empty(hidden_size).uniform_(period_init_low, period_init_high).exp_())
-        self.shift = nn.Parameter(torch.rand(hidden_size) * self.period.detach())
+        self.shift = nn.Parameter(torch.rand(hidden_size) * (shift_init_high or self.period.detach()))
         self.ratio_on = nn.Parameter(torch.full((hidden_size,), ratio_on_init))
         self.packed: Tensor | None = None  # U, laid out for good
         self.few_open = False  # and so the others are not computed

@@ -3,7 +3,7 @@
     i, f, o = sigmoid(p_i + U_i h), ...    g = tanh(p_g + U_g h)    c' = f * c + i * g    h' = o * tanh(c')
 
 p = W x + b is given, gates in cuDNN's order i, f, g, o. With diagonal recurrent matrices it is w * h for U h
-(Subakan and Smaragdis 2017, arXiv 1704.05420, whose code adds no forget bias).
+(Subakan and Smaragdis 2017, arXiv 1704.05420, whose code adds no forget bias; ours begins with one there too).
 """
 
 from __future__ import annotations

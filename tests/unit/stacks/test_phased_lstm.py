@@ -307,7 +307,9 @@ def test_a_closed_unit_keeps_its_state_bit_for_bit_in_evaluation() -> None:
 def test_the_phase_is_right_in_long_streams(age: int) -> None:
     """Of float32 weights too, at frames that float32 cannot divide by a period: compared with exact fractions."""
     torch.manual_seed(1)
-    layer = PhasedLstmLayer(5, 40, peepholes=True, period_init_low=0.5, period_init_high=3.0, ratio_on_init=0.5).eval()
+    layer = PhasedLstmLayer(
+        5, 40, peepholes=True, period_init_low=0.5, period_init_high=3.0, shift_init_high=0.0, ratio_on_init=0.5
+    ).eval()
     gate = layer.time_gate(torch.arange(age, age + 20).double()[:, None])[:, 0]
     for t, row in zip(range(age, age + 20), gate, strict=True):
         for value, period, shift in zip(row.tolist(), layer.period.tolist(), layer.shift.tolist(), strict=True):
@@ -369,6 +371,12 @@ def test_parameters_start_as_in_the_paper() -> None:
     bias = layer.projection.bias.view(4, 400)
     assert bool((bias[1] == -0.1).all())
     assert bool((bias[[0, 2, 3]] == 0).all())
+
+
+def test_shifts_start_in_a_given_time() -> None:
+    shift = PhasedLstm(input_size=4, hidden_size=400, num_layers=1, shift_init_high=100.0).layers[0].shift.detach()
+    assert 0.0 <= float(shift.min()) < 2.0
+    assert 98.0 < float(shift.max()) <= 100.0
 
 
 def test_wrong_options_and_times_are_refused() -> None:
