@@ -19,13 +19,26 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     system; they are on disk before the rename, and the rename is on disk before this returns. If the block raises, the
     temporary file is removed and what stood at `path` is untouched.
 
+    A link stays, and what it leads to is replaced. A device or pipe, which a rename would destroy, is written to as the
+    block goes.
+
     Raises:
         DataError: the disk is full, read-only or otherwise refuses; names `path`.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        try:
+            with path.open("wb") as handle:
+                yield handle
+        except OSError as error:
+            if error.filename in (None, str(path)):
+                raise _cannot_write(path, error) from error
+            raise
+        return
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         handle = temporary.open("wb")
     except OSError as error:
         raise _cannot_write(path, error) from error
@@ -34,12 +47,12 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        temporary.replace(path)
-        fsync_folder(path.parent)
+        temporary.replace(target)
+        fsync_folder(target.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         # A write names no file. An error that names another file comes from the block and is not ours to reword.
-        if isinstance(error, OSError) and error.filename in (None, str(temporary), str(path.parent)):
+        if isinstance(error, OSError) and error.filename in (None, str(temporary), str(target.parent)):
             raise _cannot_write(path, error) from error
         raise
 

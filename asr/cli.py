@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 from asr import __version__
+from asr.errors import DataError
 from asr.messages import STATUS_ERROR, did_you_mean, user_errors_exit
 from asr.process import prepare_process
 
@@ -62,12 +65,18 @@ def run(command: str, argv: Sequence[str]) -> int:
         SystemExit: a mistake of the user's, after its message on stderr.
     """
     prepare_process()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names of files that are not UTF-8; valid in JSON too
     module, _, function = COMMANDS[command][1].partition(":")
     with user_errors_exit(f"asr {command}"):
         try:
             status: int = getattr(importlib.import_module(module), function)(argv)
             sys.stdout.flush()
             return status
-        except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        except OSError as error:
+            if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT):
+                raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's exit flushes and fails
-            return STATUS_ERROR
+            if error.errno == errno.EPIPE:  # the reader, such as `head`, has seen enough
+                return STATUS_ERROR
+            raise DataError(f"what it prints cannot be written: {error.strerror}") from error

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asr.atomic import atomic_write
 from asr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,3 +23,17 @@ def new_figure(**options: Any) -> Figure:
     except ImportError:
         raise ConfigError("pictures need matplotlib: pip install 'asr-toolkit[plots]'") from None
     return Figure(**options)
+
+
+def save_figure(figure: Figure, path: Path, *, dpi: int) -> None:
+    """Write a picture, in the format that the path ends in (PNG if in none); its folder is made if need be.
+
+    Raises:
+        ConfigError: matplotlib does not know the format.
+        DataError: it cannot be written.
+    """
+    kind, known = path.suffix[1:].lower() or "png", figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise ConfigError(f"{path}: got a picture of the kind {kind!r}, expected one of {', '.join(known)}")
+    with atomic_write(path) as handle:
+        figure.savefig(handle, format=kind, dpi=dpi)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import stat
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -96,12 +97,7 @@ def _name(source: str | Path | bytes, name: str | None) -> str:
 
 def _open(source: str | Path | bytes, name: str) -> AudioFile:
     """Open with libsndfile, else with FFmpeg, and check the header."""
-    try:
-        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
-    except OSError as error:
-        raise AudioError("missing", f"{name}: {error.strerror}; expected an audio file") from error
-    if not isinstance(source, bytes) and Path(source).is_dir():
-        raise AudioError("unreadable", f"{name}: a folder; expected an audio file")
+    size = len(source) if isinstance(source, bytes) else _file_size(Path(source), name)
     if size == 0:
         raise AudioError("unreadable", f"{name}: the file is empty (0 bytes); expected audio")
     try:
@@ -116,6 +112,17 @@ def _open(source: str | Path | bytes, name: str) -> AudioFile:
         file.close()
         raise
     return file
+
+
+def _file_size(path: Path, name: str) -> int:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise AudioError("missing", f"{name}: {error.strerror}; expected an audio file") from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
+        raise AudioError("unreadable", f"{name}: {kind}; expected an audio file")
+    return status.st_size
 
 
 def _check_length(info: AudioInfo, max_seconds: float, name: str) -> None:

@@ -46,6 +46,9 @@ class MediaFile:
             self._container.close()
             raise AudioError("unreadable", f"{name}: holds no audio stream")
         self._stream = self._container.streams.audio[0]
+        if self._stream.codec_context is None:
+            self._container.close()
+            raise AudioError("unreadable", f"{name}: its audio is coded in a way that FFmpeg does not know; convert it")
         self._resampler = av.AudioResampler(format="flt")  # packed float32, rate and channels as they are
         rate, microseconds = self._stream.rate, self._container.duration or 0
         self.info = AudioInfo(round(microseconds * rate / 1_000_000), rate, self._stream.channels)
@@ -61,6 +64,12 @@ class MediaFile:
                     yield frame.to_ndarray().astype(np.float32, copy=False).reshape(-1, self.info.num_channels)
         except self._ffmpeg_error as error:
             raise broken_off(self._name, f"got {got} frames, its header says {stated} ({error})") from error
+        except ValueError as error:  # the resampler's, which is set up for the first frame
+            raise AudioError(
+                "unreadable",
+                f"{self._name}: its sample rate or channels change after {got} frames, expected the same throughout "
+                "(files joined to one?); convert it anew",
+            ) from error
         if got < stated - PRIMING_SECONDS * self.info.sample_rate_hz:
             raise broken_off(self._name, f"got {got} frames, its header says {stated}")
 

@@ -13,10 +13,11 @@ libsndfile returns fewer samples than a file once had without a word, so each fo
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -49,8 +50,10 @@ class SoundFile:
 
     def __init__(self, source: str | Path | bytes, name: str) -> None:
         self._source, self._name = source, name
+        # As bytes, since soundfile cannot encode a name that is not UTF-8; its types do not say that it takes them.
+        opened: Any = io.BytesIO(source) if isinstance(source, bytes) else os.fsencode(source)
         try:
-            self._file = soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source)
+            self._file = soundfile.SoundFile(opened)
         except (soundfile.SoundFileError, OSError) as error:
             if "Format not recognised" in str(error):
                 raise UnknownFormat from error

@@ -64,7 +64,7 @@ def _utterance(line: bytes, folder: Path, where: str) -> Utterance:
         raise DataError(f"{where}: got {line[:60]!r}, expected an object such as {_EXAMPLE}")
     audio = _field(entry, "audio", str, where)
     seconds = _field(entry, "seconds", float, where)
-    if not audio or not 0 <= seconds < float("inf"):
+    if not Path(audio).name or "\0" in audio or not 0 <= seconds < float("inf"):
         raise DataError(f"{where}: got audio {audio!r} and seconds {seconds}, expected a path and a length >= 0")
     return Utterance(
         id=_field(entry, "id", str, where, default=str(Path(audio).with_suffix(""))),

@@ -58,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
         parser.error("--tokens: srt shows words only; take textgrid, ctm or json")
 
     items = _read_manifest(options.audio) if manifest else [_single(options.audio, options.text)]
+    paths = _paths(items, options.output, FORMATS[kind]) if in_folder else {}
     from asr.checkpoint import load
     from asr.decode.align import Aligner
 
@@ -71,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
             continue
         text = _formatted(result, item, kind, options.tokens)
         if in_folder:
-            _write(options.output.joinpath(*_parts(f"{item.name}{FORMATS[kind]}")), text)
+            _write(paths[item.name], text)
         elif options.output:
             written.append(text)
         else:
@@ -144,11 +145,25 @@ def _formatted(alignment: Alignment, item: Item, kind: str, with_tokens: bool) -
     return formats.as_json(alignment, str(item.audio), with_tokens=with_tokens)
 
 
-def _parts(name: str) -> list[str]:
-    """An utterance's name as a path that leads nowhere else."""
-    return [part for part in Path(name).parts if part not in ("/", "..")]
+def _paths(items: Sequence[Item], folder: Path, suffix: str) -> dict[str, Path]:
+    """The file for each name, in `folder` whatever the name is.
+
+    Raises:
+        DataError: two names have the same file.
+    """
+    paths: dict[str, Path] = {}
+    names: dict[Path, str] = {}
+    for item in items:
+        path = folder.joinpath(*(part for part in Path(f"{item.name}{suffix}").parts if part not in ("/", "..")))
+        if (other := names.setdefault(path, item.name)) != item.name:
+            raise DataError(
+                f"{path}: got two utterances for it, {other!r} and {item.name!r}; expected ids that differ without "
+                "their .."
+            )
+        paths[item.name] = path
+    return paths
 
 
 def _write(path: Path, text: str) -> None:
     with atomic_write(path) as handle:
-        handle.write(text.encode())
+        handle.write(text.encode(errors="backslashreplace"))  # a name that is not UTF-8

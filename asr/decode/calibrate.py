@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,10 +42,16 @@ def main(argv: Sequence[str]) -> int:
     from asr.decode.evaluate import evaluate_files
     from asr.decode.recognizer import BATCH_SECONDS, Recognizer
 
+    utterances = read_manifest(options.manifest)
     times = read_ctm(options.times) if options.times else {}
     loaded = checkpoint.load(options.model)
     recognizer = Recognizer(replace(loaded, calibration=None), options.device)
-    evaluation = evaluate_files(recognizer, read_manifest(options.manifest), batch_seconds=BATCH_SECONDS)
+    evaluation = evaluate_files(recognizer, utterances, batch_seconds=BATCH_SECONDS)
+    for utterance, why in evaluation.failures.items():
+        print(f"asr calibrate: left out {utterance}: {why}", file=sys.stderr)
+    if evaluation.failures:
+        count = f"{len(evaluation.failures)} of {len(utterances)}"
+        print(f"asr calibrate: {count} utterances could not be read", file=sys.stderr)
     if not any(row.heard for row in evaluation.rows):
         raise DataError(f"{options.manifest}: the model recognised no word in {len(evaluation.rows)} utterances")
     before = evaluation.reliability

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import glob
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -87,26 +88,44 @@ def find_audio(arguments: Sequence[str]) -> list[Path]:
     """Files that the arguments name: files themselves, audio in folders, matches of globs; each once, in order.
 
     Raises:
-        DataError: an argument names nothing.
+        DataError: an argument names nothing, or a folder cannot be read.
     """
     from asr.audio.io import MEDIA_SUFFIXES, SOUND_SUFFIXES
 
     suffixes = SOUND_SUFFIXES | MEDIA_SUFFIXES
     found: dict[Path, None] = {}
     for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            matches = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes)
+        if os.path.isdir(argument):
+            matches = sorted(file for file in _files_below(argument) if file.suffix.lower() in suffixes)
             if not matches:
-                raise DataError(f"{path}: no audio in this folder; looked for {' '.join(sorted(suffixes))}")
-        elif path.exists():
-            matches = [path]
+                raise DataError(f"{argument}: no audio in this folder; looked for {' '.join(sorted(suffixes))}")
+        elif os.path.exists(argument):
+            matches = [Path(argument)]
         else:
             matches = sorted(map(Path, glob.glob(argument, recursive=True)))
             if not matches:
-                raise DataError(f"{argument}: no such file, folder, or match")
+                raise DataError(f"{argument}: no such file, folder, or match that can be read")
         found.update(dict.fromkeys(matches))
     return list(found)
+
+
+def _files_below(folder: str) -> Iterator[Path]:
+    """Files in a folder and in those below it, also those that links lead to; each folder once, links to it last."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: {error.strerror}; expected a folder that can be searched") from error
+
+    seen: set[str] = set()
+    pending = [folder]
+    while pending:
+        for top, folders, names in os.walk(pending.pop(0), onerror=refuse):
+            real = os.path.realpath(top)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            yield from (Path(top, name) for name in names)
+            pending += sorted(path for name in folders if os.path.islink(path := os.path.join(top, name)))
 
 
 def in_order(recognizer, paths: Sequence[Path], batch_seconds: float) -> Iterator[tuple[Path, Transcript | AsrError]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -65,12 +66,16 @@ class Evaluation:
         confidences = [word.confidence for row in self.rows for word in row.heard]
         return reliability(confidences, [value for row in self.rows for value in row.correct])
 
+    def rate(self, edits: Edits) -> float | None:
+        """Edits by what was said; None if nothing was evaluated, or nothing was said and something recognised."""
+        return edits.rate if self.rows and math.isfinite(edits.rate) else None
+
     def summary(self) -> dict[str, Any]:
-        """The figures as JSON values; rates are fractions, None if nothing could be evaluated."""
+        """The figures as JSON values; rates are fractions, None where there is none."""
         words, characters = self.words, self.characters
         return {
-            "wer": words.rate if self.rows else None,
-            "cer": characters.rate if self.rows else None,
+            "wer": self.rate(words),
+            "cer": self.rate(characters),
             "calibration_error": self.reliability.error if any(row.heard for row in self.rows) else None,
             "utterances": len(self.rows),
             "unreadable": len(self.failures),
@@ -122,20 +127,17 @@ def evaluate_corpus(recognizer: Recognizer, corpus: Corpus, *, batch_seconds: fl
 
 
 def evaluate_files(recognizer: Recognizer, utterances: Sequence[Utterance], *, batch_seconds: float) -> Evaluation:
-    """Evaluate on the files of a manifest."""
-    from asr.audio.io import audio_blocks, read_audio
+    """Evaluate on the files of a manifest, batched by the lengths that the files themselves state."""
+    from asr.audio.io import read_audio
     from asr.decode.recognizer import Source
 
-    rate = recognizer.sample_rate_hz
-    sources = [
-        Source(
-            utterance.seconds,
-            lambda path=utterance.audio: read_audio(path, sample_rate_hz=rate),
-            lambda path=utterance.audio: audio_blocks(path, sample_rate_hz=rate),
-            utterance.audio,
-        )
-        for utterance in utterances
-    ]
+    def source(path: str) -> Source:
+        try:
+            return recognizer.file_source(path)
+        except AsrError:  # which reading it gives again, for this utterance
+            return Source(0.0, lambda: read_audio(path, sample_rate_hz=recognizer.sample_rate_hz))
+
+    sources = [source(utterance.audio) for utterance in utterances]
     return evaluate(recognizer, sources, [(u.id, u.text) for u in utterances], batch_seconds=batch_seconds)
 
 
@@ -148,8 +150,8 @@ def print_report(name: str, evaluation: Evaluation) -> None:
     table = Table("", "rate", "substitutions", "deletions", "insertions", "reference", title=f"{name}")
     for label, edits in (("words", evaluation.words), ("characters", evaluation.characters)):
         counts = (edits.substitutions, edits.deletions, edits.insertions, edits.reference_length)
-        rate = f"{100 * edits.rate:.2f} %" if evaluation.rows else "none"
-        table.add_row(label, rate, *map(str, counts))
+        rate = evaluation.rate(edits)
+        table.add_row(label, "none" if rate is None else f"{100 * rate:.2f} %", *map(str, counts))
     console.print(table)
     if any(row.heard for row in evaluation.rows):
         console.print(f"confidences are off by {100 * evaluation.reliability.error:.1f} %, on average over words (ECE)")
@@ -196,17 +198,19 @@ def main(argv: Sequence[str]) -> int:
     decoder = search.build_decoder(options, checkpoint.tokenizer)
     recognizer = Recognizer(checkpoint, options.device, decoder=decoder)
     evaluation = evaluate_files(recognizer, utterances, batch_seconds=options.batch_seconds)
-    output = options.output or Path(f"{options.manifest.name}.evaluation.jsonl")
-    evaluation.write(output)
-    if options.reliability:
-        from asr.metrics.reliability_picture import draw_reliability
-
-        draw_reliability(options.reliability, {options.manifest.name: evaluation.reliability})
+    # Printed first: that a file cannot be written does not cost the figures.
     if options.json:
         print(json.dumps(evaluation.summary()))
     else:
         print_report(options.manifest.name, evaluation)
+    output = options.output or Path(f"{options.manifest.name}.evaluation.jsonl")
+    evaluation.write(output)
+    if not options.json:
         print(f"by utterance: {output}")
+    if options.reliability:
+        from asr.metrics.reliability_picture import draw_reliability
+
+        draw_reliability(options.reliability, {options.manifest.name: evaluation.reliability})
     if evaluation.failures:
         count = f"{len(evaluation.failures)} of {len(utterances)}"
         print(f"asr evaluate: {count} utterances could not be read", file=sys.stderr)

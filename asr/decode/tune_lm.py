@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from asr.data.progress import progress_bar
 from asr.errors import AsrError, DataError
+from asr.messages import positive
 from asr.metrics.error_rates import Edits, word_edits
-from asr.pictures import new_figure
+from asr.pictures import new_figure, save_figure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,8 +38,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("model", type=Path, help="run folder or checkpoint folder")
     parser.add_argument("manifest", type=Path, help="development set: JSON lines with audio, text, seconds")
     parser.add_argument("--lm", type=Path, required=True, metavar="ARPA", help="n-gram language model of words")
-    parser.add_argument("--beam", type=int, default=50, help="hypotheses that are kept (50)")
-    parser.add_argument("--alphas", type=_numbers, default=ALPHAS, metavar="A,B,...", help="weights of the model")
+    parser.add_argument("--beam", type=positive, default=50, help="hypotheses that are kept (50)")
+    parser.add_argument("--alphas", type=_weights, default=ALPHAS, metavar="A,B,...", help="weights of the model")
     parser.add_argument("--betas", type=_numbers, default=BETAS, metavar="A,B,...", help="bonuses of a word")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw the surface (needs matplotlib)")
     parser.add_argument("--device", help="cpu, cuda, ...; default: a GPU if there is one")
@@ -136,7 +138,8 @@ def draw(path: Path, rates: Rates) -> None:
     """Draw the surface, the best pair marked.
 
     Raises:
-        ConfigError: matplotlib is not installed.
+        ConfigError: matplotlib is not installed, or does not know the format.
+        DataError: the picture cannot be written.
     """
     alphas, betas = sorted({a for a, _ in rates}), sorted({b for _, b in rates})
     figure = new_figure(figsize=(5.5, 4), layout="constrained")
@@ -151,7 +154,7 @@ def draw(path: Path, rates: Rates) -> None:
     axes.set_yticks(range(len(alphas)), [f"{a:g}" for a in alphas])
     axes.set(xlabel="beta, bonus of a word", ylabel="alpha, weight of the language model", title="word error rate, %")
     figure.colorbar(image)
-    figure.savefig(path, dpi=90)
+    save_figure(figure, path, dpi=90)
 
 
 def _hear(recognizer: Recognizer, utterances: Sequence[Utterance]) -> Iterator[tuple[str, Tensor]]:
@@ -170,4 +173,18 @@ def _hear(recognizer: Recognizer, utterances: Sequence[Utterance]) -> Iterator[t
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    """Numbers, as argparse's `type`."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = (math.nan,)
+    if not all(map(math.isfinite, values)):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected numbers parted by commas")
+    return values
+
+
+def _weights(text: str) -> tuple[float, ...]:
+    """Numbers of 0 or more, as argparse's `type`."""
+    if min(values := _numbers(text)) < 0:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected numbers of 0 or more")
+    return values

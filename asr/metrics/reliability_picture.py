@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from asr.metrics.calibration import NUM_BINS, Reliability
-from asr.pictures import new_figure
+from asr.pictures import new_figure, save_figure
 
 
 def draw_reliability(path: Path, sets: Mapping[str, Reliability]) -> None:
     """Draw the share of right words against confidence; the area of a dot is its share of the words.
 
     Raises:
-        ConfigError: matplotlib is not installed.
+        ConfigError: matplotlib is not installed, or does not know the format.
+        DataError: the picture cannot be written.
     """
     figure = new_figure(figsize=(4.8, 4.8), layout="constrained")
     axes = figure.subplots()
@@ -25,4 +26,4 @@ def draw_reliability(path: Path, sets: Mapping[str, Reliability]) -> None:
     axes.set(xlabel=f"confidence, mean of each of {NUM_BINS} bins", ylabel="share of words that are right")
     axes.set(xlim=(0, 1.02), ylim=(0, 1.04), aspect="equal")
     axes.legend(loc="upper left")
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path, dpi=100)

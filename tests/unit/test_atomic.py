@@ -57,3 +57,39 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DataError, match=r"file/inside: cannot be written"), atomic_write(tmp_path / "file" / "inside"):
         pass
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    for name in ("there", "not there"):
+        target, link = tmp_path / "other" / name, tmp_path / name
+        link.symlink_to(target)
+        if name == "there":
+            target.parent.mkdir()
+            target.write_bytes(b"old")
+        with atomic_write(link) as handle:
+            handle.write(b"new")
+        assert link.is_symlink()
+        assert target.read_bytes() == b"new"
+    assert sorted(os.listdir(tmp_path / "other")) == ["not there", "there"]
+
+
+def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with atomic_write(pipe) as handle:
+            handle.write(b"new")
+        assert os.read(reader, 10) == b"new"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_full_device(tmp_path: Path) -> None:
+    link = tmp_path / "full"  # a mistake here would cost the machine its device
+    link.symlink_to("/dev/full")
+    with pytest.raises(DataError, match="full: cannot be written: No space left"), atomic_write(link) as handle:
+        handle.write(b"new")
+    assert link.is_char_device()

@@ -1,5 +1,7 @@
 """The command `asr`: help, mistakes, exit statuses."""
 
+import json
+import os
 import subprocess
 import sys
 
@@ -89,3 +91,19 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     command = f"{sys.executable} -m asr check recipes/an4 | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr == ""
+
+
+def test_a_full_disk_is_said() -> None:
+    command = f"{sys.executable} -m asr check recipes/an4 > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "asr check: what it prints cannot be written: No space left on device\n"
+
+
+def test_names_that_are_not_utf_8_are_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    monkeypatch.setattr("asr.config.check.main", lambda argv: print(json.dumps(name, ensure_ascii=False)) or 0)
+    assert cli.main(["check"]) == 0
+    assert json.loads(capsys.readouterr().out) == name

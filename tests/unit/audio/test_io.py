@@ -1,6 +1,7 @@
 """Reading audio: right samples from good files, a clear error from bad ones, never silently less."""
 
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -52,6 +53,12 @@ def test_reads_each_format(name: str, tmp_path: Path) -> None:
     assert (info.num_frames, info.sample_rate_hz, info.num_channels, info.seconds) == (32_000, 16_000, 1, 2.0)
 
 
+def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    path.write_bytes(encode("wav"))
+    assert np.array_equal(read_audio(path), read_audio(encode("wav")))
+
+
 def test_channels_are_averaged_and_rates_changed() -> None:
     stereo = np.stack([SPEECH, -0.5 * SPEECH], axis=1)
     assert np.abs(read_audio(encode("wav_float", stereo)) - 0.25 * SPEECH).max() < 1e-6
@@ -92,6 +99,8 @@ def test_no_audio_at_all(tmp_path: Path) -> None:
     fails(tmp_path / "none.wav", "missing", r"none\.wav: No such file or directory; expected an audio file")
     fails(b"", "unreadable", r"the file is empty \(0 bytes\)")
     fails(tmp_path, "unreadable", "a folder; expected an audio file")
+    os.mkfifo(tmp_path / "pipe")
+    fails(tmp_path / "pipe", "unreadable", "pipe: a pipe or device; expected an audio file")
     fails(b"some text", "unreadable", "not a sound file that libsndfile knows|not readable as audio")
     with pytest.raises(AudioError, match=r"theirs\.wav: "):
         read_audio(b"RIFF but no more", name="theirs.wav")

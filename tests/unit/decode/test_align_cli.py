@@ -1,6 +1,7 @@
 """`asr align`: every format, texts, files and manifests; and what goes wrong."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -91,6 +92,28 @@ def test_manifest(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         "a/one.TextGrid",
         "five.TextGrid",
     ]
+
+
+def test_two_utterances_never_share_a_file(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = tmp_path / "manifest.jsonl"
+    entry = {"audio": str(folder / "short.wav"), "text": "is", "seconds": 0.5}
+    manifest.write_text("".join(json.dumps(entry | {"id": name}) + "\n" for name in ("x/a", "../x/a")))
+    with pytest.raises(SystemExit):
+        align(folder, manifest, "--output", tmp_path / "grids", "--format", "textgrid")
+    assert "a.TextGrid: got two utterances for it, 'x/a' and '../x/a'; expected" in capsys.readouterr().err
+    assert not (tmp_path / "grids").exists()
+    align(folder, manifest, "--output", tmp_path / "all.ctm")
+    assert [line.split()[0] for line in (tmp_path / "all.ctm").read_text().splitlines()] == ["x/a", "../x/a"]
+
+
+def test_a_name_that_is_not_utf_8(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    audio = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    audio.write_bytes((folder / "short.wav").read_bytes())
+    align(folder, audio, "is")
+    printed = capsys.readouterr().out
+    assert printed.startswith("caf\\udce9 1 ")
+    align(folder, audio, "is", "--output", tmp_path / "all.ctm")
+    assert (tmp_path / "all.ctm").read_text() == printed
 
 
 def test_wrong_use(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

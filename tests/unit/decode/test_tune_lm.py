@@ -49,6 +49,24 @@ def test_every_pair_is_measured_and_alpha_0_is_decoding_without_the_model(tmp_pa
     assert (tmp_path / "surface.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--beam", "0"], "--beam: got 0, expected 1 or more"),
+        (["--alphas", "0,-1"], "--alphas: got '0,-1', expected numbers of 0 or more"),
+        (["--alphas", "0,inf"], "--alphas: got '0,inf', expected numbers parted by commas"),
+        (["--betas", "one"], "--betas: got 'one', expected numbers parted by commas"),
+    ],
+)
+def test_weights_that_no_search_has_are_refused(
+    option: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        tune_lm.main(["model", "dev.jsonl", "--lm", "lm.arpa", *option])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_nothing_to_tune_on_is_said(tmp_path: Path) -> None:
     recognizer = Recognizer(checkpoint({"name": "gru"}), "cpu")
     missing = [Utterance("b", str(tmp_path / "b.wav"), "x", 1.0)]
