@@ -230,7 +230,7 @@ class Recognizer:
         while True:
             groups: dict[Any, list[Stream]] = {}
             for stream in streams:
-                count = min(len(stream.state.pending) // frame, MAX_STEP_FRAMES)
+                count = min(stream.state.num_pending // frame, MAX_STEP_FRAMES)
                 if count:
                     groups.setdefault((count, _shapes(stream.state.model)), []).append(stream)
             if not groups:
@@ -242,7 +242,7 @@ class Recognizer:
     @whole_float32()
     def flush(self, stream: Stream) -> None:
         """Let a finished stream's last samples through, and what the look-aheads still owe."""
-        self._hear([stream], len(stream.state.pending))
+        self._hear([stream], stream.state.num_pending)
         state = stream.state
         assert state.model is not None
         stream.hear(self.model.flush(state.model)[0], state)
@@ -254,13 +254,13 @@ class Recognizer:
 
     def _hear(self, streams: Sequence[Stream], num_samples: int) -> None:
         """One call of the network on `num_samples` of each stream."""
-        chunk = torch.from_numpy(np.stack([stream.state.pending[:num_samples] for stream in streams])).to(self.device)
+        parts = [stream.state.split(num_samples) for stream in streams]
+        chunk = torch.from_numpy(np.stack([heard for heard, _ in parts])).to(self.device)
         states = [stream.state.model or self.model.initial_state(1, chunk) for stream in streams]
         log_probs, after = self.model.step(chunk, states[0] if len(states) == 1 else _joined(states))
-        for row, stream in enumerate(streams):
+        for row, (stream, (heard, rest)) in enumerate(zip(streams, parts, strict=True)):
             own = after if len(streams) == 1 else _row(after, row)
-            heard, rest = np.split(stream.state.pending, [num_samples])
-            state = stream.state._replace(model=own, pending=rest.copy())
+            state = stream.state._replace(model=own, pending=(rest,))
             if self.vad is not None and stream.endpoint is not None:
                 state = state._replace(vad=self.vad.step(state.vad or self.vad.initial_state(), heard))
             stream.hear(log_probs[row], state)

@@ -48,9 +48,9 @@ class StreamState(NamedTuple):
 
     model: of the network; None before the first audio. decoder: of the running segment. settled: tokens of the running
     segment that have left the decoder. first_frame: where the decoder's segment began. frame: output frames so far.
-    endpoint: of the running segment. pending: (n,) samples at the model's rate that wait for the network. ended:
-    segments that ended and have not been asked for. finished: whether the audio has ended. vad: of what says when
-    somebody speaks, if not the model does.
+    endpoint: of the running segment. pending: (n,) samples at the model's rate that wait for the network, in pieces of
+    which each is longer than the next. ended: segments that ended and have not been asked for. finished: whether the
+    audio has ended. vad: of what says when somebody speaks, if not the model does.
     """
 
     model: ModelState | None
@@ -59,10 +59,22 @@ class StreamState(NamedTuple):
     first_frame: int = 0
     frame: int = 0
     endpoint: EndpointState = EndpointState()
-    pending: NDArray[np.float32] = NO_SAMPLES
+    pending: tuple[NDArray[np.float32], ...] = ()
     ended: tuple[Transcript, ...] = ()
     finished: bool = False
     vad: VadState | None = None
+
+    @property
+    def num_pending(self) -> int:
+        """Samples that wait for the network."""
+        return sum(map(len, self.pending))
+
+    def split(self, num_samples: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The first of the samples that wait, and those after them."""
+        waiting = self.pending[0] if len(self.pending) == 1 else np.concatenate((NO_SAMPLES, *self.pending))
+        rest = waiting[num_samples:]
+        # A copy lets go of what was heard; of a long rest, piece after piece, it would take the square of its length.
+        return waiting[:num_samples], rest.copy() if len(rest) < num_samples else rest
 
 
 class Stream:
@@ -202,8 +214,12 @@ class Stream:
         return settled + self.recognizer.decoder.num_stable(self.state.decoder)
 
     def _append(self, samples: NDArray[np.float32]) -> None:
-        if len(samples):
-            self.state = self.state._replace(pending=np.concatenate((self.state.pending, samples)))
+        if not len(samples):
+            return
+        pieces = self.state.pending
+        while pieces and len(pieces[-1]) <= len(samples):  # so a sample is copied log(n) times, not n
+            pieces, samples = pieces[:-1], np.concatenate((pieces[-1], samples))
+        self.state = self.state._replace(pending=(*pieces, samples))
 
 
 def _cut(path: TokenPath, count: int) -> TokenPath:

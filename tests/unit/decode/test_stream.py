@@ -199,6 +199,28 @@ def test_a_stream_forks_and_its_state_pickles() -> None:
         same(branch.finish(), recognizer.transcribe(np.concatenate((first, more))))
 
 
+def test_what_waits_is_copied_seldom_and_is_part_of_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    recognizer = Recognizer(checkpoint({"name": "gru", "bidirectional": False}), "cpu")
+    samples, stream, copied = audio(20.0), recognizer.stream(), []
+    concatenate = np.concatenate
+
+    def counted(parts: Any) -> NDArray[Any]:
+        copied.append(sum(map(len, parts)))
+        return concatenate(parts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "concatenate", counted)
+        for chunk in np.split(samples, range(79, len(samples), 79)):
+            stream.accept_waveform(chunk)
+    assert copied
+    assert sum(copied) < 12 * len(samples)  # 4050 chunks: log2 is 12
+    assert 1 < len(stream.state.pending) < 12
+    saved = recognizer.stream(state=pickle.loads(pickle.dumps(stream.state)))  # noqa: S301 -- our own bytes
+    offline = recognizer.transcribe(samples)
+    for branch in (stream.fork(), saved, stream):
+        same(branch.finish(), offline)
+
+
 def test_segments_do_not_depend_on_chunks_and_add_up() -> None:
     loaded = checkpoint({"name": "gru", "bidirectional": False})
     endpoint = {"silence_seconds": 0.3, "trailing_seconds": 0.1, "longest_seconds": 1.0}
