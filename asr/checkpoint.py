@@ -135,7 +135,7 @@ def load(path: str | Path) -> Checkpoint:
     from asr import model as speech_model
 
     folder = find(Path(path))
-    verify(folder)
+    verify(folder, to_resume=False)
     config = from_yaml((folder / CONFIG).read_text(), source=str(folder / CONFIG))
     tokenizer = read_tokenizer(folder)
     model = speech_model.build(config, tokenizer.num_tokens)
@@ -188,8 +188,11 @@ def find(path: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    if (path / SUMS).is_file():
-        return path
+    try:
+        if (path / SUMS).is_file():
+            return path
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     index = read_index(path)
     for role in ("best", "last"):
         if role in index:
@@ -200,11 +203,17 @@ def find(path: Path) -> Path:
 
 
 def read_index(run: Path) -> dict[str, Any]:
-    """The run's `checkpoints.json`; empty if there is none."""
+    """The run's `checkpoints.json`; empty if there is none.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not JSON.
+    """
     try:
         return json.loads((run / INDEX).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        raise CheckpointError(f"{run / INDEX}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise CheckpointError(f"{run / INDEX}: not JSON: {error}") from error
 
@@ -221,11 +230,15 @@ def write_index(run: Path, index: dict[str, Any]) -> None:
         handle.write((json.dumps(index, indent=1) + "\n").encode())
 
 
-def verify(folder: Path) -> None:
+def verify(folder: Path, *, to_resume: bool = True) -> None:
     """Compare every file with its checksum.
 
+    Args:
+        folder: of the checkpoint.
+        to_resume: whether what only resuming needs has to be there, if it was written.
+
     Raises:
-        CheckpointError: a file is missing, or differs, or has no checksum; the message names it.
+        CheckpointError: a file is missing, or cannot be read, or differs, or has no checksum; the message names it.
     """
     sums = read_sums(folder)
     for name in (WEIGHTS, CONFIG, TOKENIZER, PROVENANCE, TRAINER):
@@ -233,7 +246,12 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"{folder / SUMS}: damaged: it lacks {name}; take another checkpoint of this run")
     for name, expected in sums.items():
         file = folder / name
-        got = _sha256(file) if file.is_file() else "no such file"
+        try:
+            if name == TRAINER and not to_resume and not file.exists():
+                continue
+            got = _sha256(file) if file.is_file() else "no such file"
+        except OSError as error:
+            raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
         if got != expected:
             raise CheckpointError(
                 f"{file}: damaged: got sha256 {got}, {SUMS} says {expected}; take another checkpoint of this run"

@@ -132,11 +132,20 @@ def _check_length(info: AudioInfo, max_seconds: float, name: str) -> None:
 
 def _mono(block: NDArray[np.float32], name: str) -> NDArray[np.float32]:
     """(n, channels) -> (n,) in [-1, 1]."""
+    if check_samples(block, name) > 1.0:
+        block = block.clip(-1.0, 1.0)
+    return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+
+
+def check_samples(block: NDArray[np.float32], name: str) -> float:
+    """Refuse samples that are no audio's; else their peak, which can be a little above 1.
+
+    Raises:
+        AudioError: there is NaN or infinity among them, or they were never scaled to [-1, 1].
+    """
     peak = max(block.max(initial=0.0), -block.min(initial=0.0))  # NaN if there is one
     if not np.isfinite(peak):
         raise AudioError("non_finite", f"{name}: has NaN or infinite samples; expected numbers in [-1, 1]")
     if peak > MAX_PEAK:
         raise AudioError("unreadable", f"{name}: has samples up to {peak:g}, expected [-1, 1]; divide by full scale")
-    if peak > 1.0:
-        block = block.clip(-1.0, 1.0)
-    return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+    return float(peak)

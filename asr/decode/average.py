@@ -101,7 +101,7 @@ def average(members: Sequence[Member], out: Path) -> None:
     sums: dict[str, Tensor] = {}
     weights: dict[str, Tensor] = {}
     for folder in (member.folder for member in members):
-        checkpoint.verify(folder)
+        checkpoint.verify(folder, to_resume=False)
         others = differences(_config(folder), config, MODEL)
         if not others and (theirs := checkpoint.read_tokenizer(folder)).to_json() != tokenizer.to_json():
             others = [f"tokenizer: got {theirs.pieces[1:]}, expected {tokenizer.pieces[1:]}, or other settings of it"]

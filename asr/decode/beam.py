@@ -37,6 +37,7 @@ from asr.text.tokenizer import SPACE, SentencePieceTokenizer, Tokenizer
 
 Unit = Literal["words", "characters", "tokens"]
 
+MARKS = (BEGIN, END, *UNKNOWN_WORDS)  # what stands among a language model's words and is none
 SPACE_WORDS = ("<space>", "|")  # how language models over characters name the space
 MOST = 1e-3  # of a log-probability, for rounding
 EMPTY_KEY = np.uint64(0x243F6A8885A308D3)  # hash of no tokens
@@ -79,7 +80,7 @@ class BeamDecoder:
         unit: what the language model's words are and what the bonus counts: words, single characters (Mandarin), or the
             tokens' own pieces. A model over characters may have the space as <space> or |; if not, spaces cost nothing.
         word_list: only these words and those of hotwords may be said; None for any. A hypothesis whose last word is not
-            whole is given only where no other is left.
+            whole is given only where no other is left. Those that the tokens cannot spell are left out: `unspelled`.
         hotwords: boost of each word or phrase, in nats, each time it is said.
         unknown_score: added, in nats, for each unit that the language model lacks, beside what it gives <unk>.
         cutoff_probability: a frame extends hypotheses with its most probable tokens, as many as together have this
@@ -133,9 +134,10 @@ class BeamDecoder:
         self._trie = NO_TRIE
         by_words = unit == "words"
         if word_list is not None:
-            word_list = [*word_list, *(word for phrase in hotwords or () for word in phrase.split())]
+            word_list = alphabet.words([*word_list, *(hotwords or ())])
         if by_words and (lm is not None or word_list is not None):
             self._trie = _vocabulary(alphabet, lm, word_list, alpha=alpha, beta=beta, unknown_score=unknown_score)
+        self.unspelled = [word for word in word_list or () if not alphabet.spell(word)]
         phrases = {alphabet.spell_phrase(phrase): float(boost) for phrase, boost in (hotwords or {}).items()}
         self._hotwords = build_hotwords(phrases, whole_words=by_words)
         self._rules = Rules(
@@ -281,6 +283,11 @@ class _Alphabet:
         except KeyError:
             return None
 
+    def words(self, entries: Iterable[str]) -> list[str]:
+        """What entries of a list say, normalised as transcripts are, which can make several words of one."""
+        said = (self.tokenizer.normalize(entry) for entry in entries if entry not in MARKS)
+        return list(dict.fromkeys(word for text in said for word in text.split()))
+
     def spell_phrase(self, phrase: str) -> tuple[int, ...]:
         """Numbers of a hotword's characters, normalised as transcripts are."""
         spelled = self.spell(self.tokenizer.normalize(phrase))
@@ -319,7 +326,7 @@ class _Alphabet:
 def _vocabulary(
     alphabet: _Alphabet,
     lm: NgramModel | None,
-    word_list: Iterable[str] | None,
+    word_list: Sequence[str] | None,
     *,
     alpha: float,
     beta: float,
@@ -327,10 +334,7 @@ def _vocabulary(
 ) -> NDArray[np.void]:
     """The words that may be said, or else all of the language model's, with their ids in it."""
     whose = "lm: got a language model of which" if word_list is None else "word_list: got a list of which"
-    words = lm.words if lm and word_list is None else word_list or ()
-    words = [word for word in words if word not in (BEGIN, END, *UNKNOWN_WORDS)]
-    if word_list is not None:
-        words = list(dict.fromkeys(map(alphabet.tokenizer.normalize, words)))
+    words = word_list if word_list is not None else [word for word in lm.words if word not in MARKS] if lm else []
     spelled = [(word, letters) for word in words if (letters := alphabet.spell(word)) and DELIMITER not in letters]
     if not spelled:
         example = f", {words[0]!r} for one," if words else ""

@@ -18,6 +18,14 @@ def choose_device(name: str | None) -> torch.device:
         device = torch.device(name or ("cuda" if gpus else "cpu"))
     except RuntimeError:  # torch's list of types, most of which no build has
         device = None
-    if device is None or (device.type == "cuda" and (device.index or 0) >= len(gpus)):
+    if device is None or not ((device.index or 0) < len(gpus) if device.type == "cuda" else _can_compute(device)):
         raise ConfigError(f"device: got {name}, expected one that torch finds here: {', '.join(['cpu', *gpus])}")
     return device
+
+
+def _can_compute(device: torch.device) -> bool:
+    """Whether this build of torch can put tensors there, and they hold numbers."""
+    try:
+        return torch.empty(0, device=device).device.type != "meta"
+    except (RuntimeError, AssertionError, ImportError):  # one or another, by the type of device
+        return False

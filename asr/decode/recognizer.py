@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from asr.audio.io import audio_blocks, audio_info, read_audio
+from asr.audio.header import MAX_RATE_HZ, MIN_RATE_HZ
+from asr.audio.io import audio_blocks, audio_info, check_samples, read_audio
 from asr.checkpoint import Checkpoint
 from asr.decode.decoder import Decoder, Hypothesis, TokenPath
 from asr.decode.device import choose_device
@@ -21,7 +22,7 @@ from asr.decode.greedy import GreedyDecoder, greedy
 from asr.decode.stream import Stream, StreamState
 from asr.decode.vad import SileroVad
 from asr.decode.words import words_of
-from asr.errors import AsrError, DataError
+from asr.errors import AsrError, ConfigError, DataError
 from asr.nn.folding import fold_norms
 from asr.nn.precision import whole_float32
 from asr.types import Reading, Transcript, Word
@@ -90,10 +91,12 @@ class Recognizer:
         Long audio is treated as `transcribe_many` does.
 
         Raises:
-            DataError: the file cannot be read, or the audio is too long for a model that needs it whole.
+            ConfigError: no audio has that rate.
+            DataError: the file cannot be read, samples are NaN, infinite or not scaled, or the audio is too long for a
+                model that needs it whole.
         """
         if isinstance(audio, np.ndarray):
-            samples = _as_samples(audio, sample_rate_hz or self.sample_rate_hz, self.sample_rate_hz)
+            samples = _as_samples(audio, self._rate(sample_rate_hz), self.sample_rate_hz)
             source = Source(len(samples) / self.sample_rate_hz, lambda: samples)
         else:
             source = self.file_source(audio)
@@ -200,11 +203,26 @@ class Recognizer:
         """Begin a stream of audio at `sample_rate_hz` (the model's rate if None), or go on from a saved state.
 
         Raises:
+            ConfigError: no audio has that rate.
             NotStreamable: the model needs whole utterances; the message names what streams.
+            ValueError: the state is of a stream that resamples.
         """
         self.model.require_streamable()
         state = state or StreamState(None, self.decoder.initial_state())
-        return Stream(self, state, sample_rate_hz or self.sample_rate_hz, endpoint=self.endpoint)
+        if state.resampled:
+            raise ValueError(
+                f"state: got one of a stream that resamples, expected one at the model's {self.sample_rate_hz} Hz; the "
+                "resampling filter's memory cannot be copied"
+            )
+        return Stream(self, state, self._rate(sample_rate_hz), endpoint=self.endpoint)
+
+    def _rate(self, sample_rate_hz: int | None) -> int:
+        """The rate of audio that comes; the model's if None."""
+        if sample_rate_hz is None or sample_rate_hz == self.sample_rate_hz:
+            return self.sample_rate_hz
+        if not MIN_RATE_HZ <= sample_rate_hz <= MAX_RATE_HZ:
+            raise ConfigError(f"sample_rate_hz: got {sample_rate_hz}, expected {MIN_RATE_HZ}..{MAX_RATE_HZ}")
+        return sample_rate_hz
 
     @property
     def lookahead_seconds(self) -> float:
@@ -230,7 +248,7 @@ class Recognizer:
         while True:
             groups: dict[Any, list[Stream]] = {}
             for stream in streams:
-                count = min(len(stream.state.pending) // frame, MAX_STEP_FRAMES)
+                count = min(stream.state.num_pending // frame, MAX_STEP_FRAMES)
                 if count:
                     groups.setdefault((count, _shapes(stream.state.model)), []).append(stream)
             if not groups:
@@ -242,7 +260,7 @@ class Recognizer:
     @whole_float32()
     def flush(self, stream: Stream) -> None:
         """Let a finished stream's last samples through, and what the look-aheads still owe."""
-        self._hear([stream], len(stream.state.pending))
+        self._hear([stream], stream.state.num_pending)
         state = stream.state
         assert state.model is not None
         stream.hear(self.model.flush(state.model)[0], state)
@@ -254,13 +272,13 @@ class Recognizer:
 
     def _hear(self, streams: Sequence[Stream], num_samples: int) -> None:
         """One call of the network on `num_samples` of each stream."""
-        chunk = torch.from_numpy(np.stack([stream.state.pending[:num_samples] for stream in streams])).to(self.device)
+        parts = [stream.state.split(num_samples) for stream in streams]
+        chunk = torch.from_numpy(np.stack([heard for heard, _ in parts])).to(self.device)
         states = [stream.state.model or self.model.initial_state(1, chunk) for stream in streams]
         log_probs, after = self.model.step(chunk, states[0] if len(states) == 1 else _joined(states))
-        for row, stream in enumerate(streams):
+        for row, (stream, (heard, rest)) in enumerate(zip(streams, parts, strict=True)):
             own = after if len(streams) == 1 else _row(after, row)
-            heard, rest = np.split(stream.state.pending, [num_samples])
-            state = stream.state._replace(model=own, pending=rest.copy())
+            state = stream.state._replace(model=own, pending=(rest,))
             if self.vad is not None and stream.endpoint is not None:
                 state = state._replace(vad=self.vad.step(state.vad or self.vad.initial_state(), heard))
             stream.hear(log_probs[row], state)
@@ -326,6 +344,7 @@ def _as_samples(audio: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray
 
     if audio.ndim != 1 or audio.dtype != np.float32:
         raise ValueError(f"audio: got {audio.dtype} of shape {audio.shape}, expected float32 of shape (N,)")
+    check_samples(audio, "audio")
     return audio if from_hz == to_hz else resample(audio, from_hz, to_hz)
 
 

@@ -72,7 +72,7 @@ def build_decoder(options: argparse.Namespace, tokenizer: Tokenizer) -> Decoder 
     words = None if options.word_list is None else [word for word, _ in _lines(options.word_list)]
     hotwords = None if options.hotwords is None else dict(_boosts(options.hotwords))
     try:
-        return BeamDecoder(
+        decoder = BeamDecoder(
             tokenizer,
             beam_size=options.beam or BEAM_SIZE,
             lm=None if options.lm is None else NgramModel.read(options.lm),
@@ -84,6 +84,11 @@ def build_decoder(options: argparse.Namespace, tokenizer: Tokenizer) -> Decoder 
         )
     except ValueError as error:
         raise DataError(f"beam search: {error}") from error
+    if decoder.unspelled:
+        count, first = len(decoder.unspelled), ", ".join(decoder.unspelled[:5])
+        text = f"{options.word_list}: left out {count} words that the model's tokens cannot spell: {first}"
+        print(text + (", ..." if count > 5 else ""), file=sys.stderr, flush=True)
+    return decoder
 
 
 def _announce() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from asr.audio.io import check_samples
 from asr.audio.resample import StreamResampler
 from asr.decode.decoder import TokenPath
 from asr.decode.endpoint import EndpointRules, EndpointState
@@ -48,9 +48,10 @@ class StreamState(NamedTuple):
 
     model: of the network; None before the first audio. decoder: of the running segment. settled: tokens of the running
     segment that have left the decoder. first_frame: where the decoder's segment began. frame: output frames so far.
-    endpoint: of the running segment. pending: (n,) samples at the model's rate that wait for the network. ended:
-    segments that ended and have not been asked for. finished: whether the audio has ended. vad: of what says when
-    somebody speaks, if not the model does.
+    endpoint: of the running segment. pending: (n,) samples at the model's rate that wait for the network, in pieces of
+    which each is longer than the next. ended: segments that ended and have not been asked for. finished: whether the
+    audio has ended. vad: of what says when somebody speaks, if not the model does. resampled: whether audio comes
+    through a resampling filter, whose memory is not in here.
     """
 
     model: ModelState | None
@@ -59,10 +60,23 @@ class StreamState(NamedTuple):
     first_frame: int = 0
     frame: int = 0
     endpoint: EndpointState = EndpointState()
-    pending: NDArray[np.float32] = NO_SAMPLES
+    pending: tuple[NDArray[np.float32], ...] = ()
     ended: tuple[Transcript, ...] = ()
     finished: bool = False
     vad: VadState | None = None
+    resampled: bool = False
+
+    @property
+    def num_pending(self) -> int:
+        """Samples that wait for the network."""
+        return sum(map(len, self.pending))
+
+    def split(self, num_samples: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The first of the samples that wait, and those after them."""
+        waiting = self.pending[0] if len(self.pending) == 1 else np.concatenate((NO_SAMPLES, *self.pending))
+        rest = waiting[num_samples:]
+        # A copy lets go of what was heard; of a long rest, piece after piece, it would take the square of its length.
+        return waiting[:num_samples], rest.copy() if len(rest) < num_samples else rest
 
 
 class Stream:
@@ -76,7 +90,7 @@ class Stream:
         self, recognizer: Recognizer, state: StreamState, sample_rate_hz: int, *, endpoint: EndpointRules | None
     ) -> None:
         self.recognizer = recognizer
-        self.state = state
+        self.state = state._replace(resampled=sample_rate_hz != recognizer.sample_rate_hz)
         self.endpoint = endpoint
         self.sample_rate_hz = sample_rate_hz
         self._resampler = StreamResampler(sample_rate_hz, recognizer.sample_rate_hz)
@@ -87,6 +101,7 @@ class Stream:
         """Take (n,) samples, n >= 0: float32 in [-1, 1], or int16.
 
         Raises:
+            DataError: NaN, infinity, or samples that were not scaled; the stream is as before.
             ValueError: another type or shape, another rate than the stream's, or the stream has been finished.
         """
         if self.state.finished:
@@ -96,10 +111,11 @@ class Stream:
         if samples.ndim != 1 or samples.dtype not in (np.float32, np.int16):
             raise ValueError(f"samples: got {samples.dtype} of shape {samples.shape}, expected (n,) float32 or int16")
         if samples.dtype == np.int16:
-            samples = samples.astype(np.float32) * INT16_SCALE
-        if not np.isfinite(samples).all():
-            raise ValueError("samples: got NaN or infinity, expected numbers in [-1, 1]")
-        self._append(self._resampler.push(samples.astype(np.float32, copy=True)))
+            heard = samples.astype(np.float32) * INT16_SCALE
+        else:
+            heard = samples.astype(np.float32, copy=True)
+            check_samples(heard, "samples")
+        self._append(self._resampler.push(heard))
 
     def result(self) -> StreamResult:
         """Hear what has come, and say what it is."""
@@ -130,12 +146,7 @@ class Stream:
         Raises:
             ValueError: the stream resamples, and the filter's memory cannot be copied.
         """
-        if self._resampler.from_hz != self._resampler.to_hz:
-            raise ValueError(
-                f"fork: got a stream at {self.sample_rate_hz} Hz, expected one at the model's {self._resampler.to_hz} "
-                "Hz; the resampling filter's memory cannot be copied"
-            )
-        return Stream(self.recognizer, copy.copy(self.state), self.sample_rate_hz, endpoint=self.endpoint)
+        return self.recognizer.stream(self.sample_rate_hz, self.state)
 
     def hear(self, log_probs: Any, state: StreamState) -> None:
         """Take over the network's new state and its frames (n, V), n >= 0, and decode them."""
@@ -202,8 +213,12 @@ class Stream:
         return settled + self.recognizer.decoder.num_stable(self.state.decoder)
 
     def _append(self, samples: NDArray[np.float32]) -> None:
-        if len(samples):
-            self.state = self.state._replace(pending=np.concatenate((self.state.pending, samples)))
+        if not len(samples):
+            return
+        pieces = self.state.pending
+        while pieces and len(pieces[-1]) <= len(samples):  # so a sample is copied log(n) times, not n
+            pieces, samples = pieces[:-1], np.concatenate((pieces[-1], samples))
+        self.state = self.state._replace(pending=(*pieces, samples))
 
 
 def _cut(path: TokenPath, count: int) -> TokenPath:

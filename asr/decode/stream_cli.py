@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from asr.types import Transcript
 
 Chunks = Iterator[NDArray[Any]]
+
+FILE_MARKS = (b"RIFF", b"fLaC", b"OggS", b"ID3")  # how files begin that people pipe in the place of samples
 
 
 def run(recognizer: Recognizer, options: argparse.Namespace) -> int:
@@ -42,6 +45,7 @@ def _transcribe(
     recognizer: Recognizer, source: str, rate: int, chunks: Chunks, options: argparse.Namespace, *, named: bool
 ) -> None:
     stream = recognizer.stream(rate)
+    broken: AsrError | None = None
     show = _Json(source) if options.json else _Lines(source if named else "")
     try:
         for chunk in chunks:
@@ -52,11 +56,15 @@ def _transcribe(
             show.partial(result.stable, result.unstable)
     except KeyboardInterrupt:  # what was heard is not lost
         print(file=sys.stderr)
+    except AsrError as error:  # nor here
+        broken = error
     last = stream.finish()
     for segment in stream.result().segments:
         show.final(segment)
-    if last.text or not options.endpoints:
+    if last.text or not (options.endpoints or broken):
         show.final(last)
+    if broken:
+        raise broken
 
 
 class _Lines:
@@ -129,8 +137,16 @@ def _file(path: str, rate: int, size: int, seconds: float) -> Chunks:
 
 def _standard_input(size: int) -> Chunks:
     """Signed 16-bit little-endian samples, one channel, as they come; at most `size` of them at a time."""
-    rest = b""
-    while piece := os.read(sys.stdin.fileno(), 2 * size):
+    if sys.stdin is None:
+        raise DataError("standard input: is closed, expected 16-bit samples (s16le, one channel)")
+    source, begin, rest = sys.stdin.fileno(), b"", b""
+    while len(begin) < 4 and (piece := os.read(source, 4 - len(begin))):
+        begin += piece
+    if begin.startswith(FILE_MARKS):
+        raise DataError(
+            f"standard input: got a file ({begin!r}), expected raw samples (s16le, one channel); give the file instead"
+        )
+    for piece in chain([begin], iter(lambda: os.read(source, 2 * size), b"")):
         piece = rest + piece
         even = len(piece) & ~1
         rest = piece[even:]

@@ -48,7 +48,7 @@ def begin(config: Config, model: SpeechModel, tokenizer: Tokenizer, resume_from:
     if config.init_from is None:
         return {}
     folder = checkpoint.find(config.init_from)
-    checkpoint.verify(folder)
+    checkpoint.verify(folder, to_resume=False)
     source = Source(
         load_file(folder / checkpoint.WEIGHTS),
         from_yaml((folder / checkpoint.CONFIG).read_text(), source=str(folder / checkpoint.CONFIG)),

@@ -128,6 +128,38 @@ def test_find(tmp_path: Path) -> None:
         checkpoint.find(tmp_path)
 
 
+def test_what_is_no_folder_or_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = saved(tmp_path / "c")
+    for path in (folder / "model.safetensors", folder / "config.yaml" / "x"):
+        with pytest.raises(CheckpointError, match=f"{path.name}: no checkpoint here"):
+            checkpoint.load(path)
+    with pytest.raises(CheckpointError, match="xxx: cannot be read: File name too long"):
+        checkpoint.load(tmp_path / ("x" * 300))
+    (tmp_path / "checkpoints.json").mkdir()
+    with pytest.raises(CheckpointError, match=r"checkpoints\.json: cannot be read: Is a directory"):
+        checkpoint.load(tmp_path)
+
+    def denied(file: Path, *args: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    sums = checkpoint.read_sums(folder)
+    monkeypatch.setattr(checkpoint, "read_sums", lambda folder: sums)
+    monkeypatch.setattr(Path, "open", denied)  # root may read files of any mode
+    with pytest.raises(CheckpointError, match=r"config\.yaml: cannot be read: Permission denied"):
+        checkpoint.load(folder)
+
+
+def test_what_only_resuming_needs_may_be_missing(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "c", trainer={"moments": torch.ones(3)})
+    (folder / "trainer.pt").unlink()
+    assert checkpoint.load(folder).provenance == {"step": 3}
+    with pytest.raises(CheckpointError, match=r"trainer\.pt: damaged: got sha256 no such file"):
+        checkpoint.verify(folder)
+    (folder / "trainer.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"trainer\.pt: damaged"):
+        checkpoint.load(folder)
+
+
 def test_extra_tensors_are_refused(tmp_path: Path) -> None:
     folder = saved(tmp_path / "c")
     torch.manual_seed(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import math
 import pickle
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from asr.config.schema import Text
+from asr.decode import search
 from asr.decode.align import viterbi
 from asr.decode.beam import BeamDecoder, BeamState
 from asr.decode.decoder import Hypothesis
@@ -102,6 +104,35 @@ def test_words_of_a_list(tokenizer: CharacterTokenizer, lm: NgramModel, referenc
         return 0.7 * LN_10 * reference.score(words) - 0.3 * len(words) + 0.5 * words.count("bab")
 
     assert_equal_to_exhaustive(decoder, draw(6, 4, seed=1), score)
+
+
+def test_entries_that_normalising_splits_are_several_words(tokenizer: CharacterTokenizer) -> None:
+    assert tokenizer.normalize("ab-ba") == "ab ba"
+    decoder = BeamDecoder(tokenizer, word_list=["ab-ba", "xyz", "a\u00e9"], hotwords={"bb-a": 1.0}, **WIDE)
+    assert decoder.unspelled == ["xyz", "a\u00e9"]
+    allowed = {"ab", "ba", "bb", "a"}
+
+    def score(tokens: tuple[int, ...]) -> float | None:
+        words = tokenizer.decode(tokens).split()
+        return hotword_score(words, {"bb a": 1.0}) if set(words) <= allowed else None
+
+    assert_equal_to_exhaustive(decoder, draw(6, 4, seed=2), score)
+
+
+def test_words_that_are_left_out_are_said(
+    tokenizer: CharacterTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    search.add_arguments(parser)
+    path = tmp_path / "words.txt"
+    for words, said in (
+        (["a", "ab-b"], []),
+        (["a", "xy-ab", "z"], [f"{path}: left out 2 words that the model's tokens cannot spell: xy, z"]),
+        (["a", *"cdefgh"], [f"{path}: left out 6 words that the model's tokens cannot spell: c, d, e, f, g, ..."]),
+    ):
+        path.write_text("\n".join(words))
+        search.build_decoder(parser.parse_args(["--word-list", str(path)]), tokenizer)
+        assert [line for line in capsys.readouterr().err.splitlines() if "left out" in line] == said
 
 
 def test_a_list_without_a_model(tokenizer: CharacterTokenizer) -> None:

@@ -23,7 +23,7 @@ from asr.config.schema import Config, Text
 from asr.decode.beam import BeamDecoder
 from asr.decode.greedy import GreedyDecoder, greedy
 from asr.decode.recognizer import Recognizer, Source
-from asr.errors import DataError, NotStreamable
+from asr.errors import ConfigError, DataError, NotStreamable
 from asr.nn import products
 from asr.text.tokenizer import build_tokenizer
 from asr.types import Transcript
@@ -199,6 +199,28 @@ def test_a_stream_forks_and_its_state_pickles() -> None:
         same(branch.finish(), recognizer.transcribe(np.concatenate((first, more))))
 
 
+def test_what_waits_is_copied_seldom_and_is_part_of_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    recognizer = Recognizer(checkpoint({"name": "gru", "bidirectional": False}), "cpu")
+    samples, stream, copied = audio(20.0), recognizer.stream(), []
+    concatenate = np.concatenate
+
+    def counted(parts: Any) -> NDArray[Any]:
+        copied.append(sum(map(len, parts)))
+        return concatenate(parts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "concatenate", counted)
+        for chunk in np.split(samples, range(79, len(samples), 79)):
+            stream.accept_waveform(chunk)
+    assert copied
+    assert sum(copied) < 12 * len(samples)  # 4050 chunks: log2 is 12
+    assert 1 < len(stream.state.pending) < 12
+    saved = recognizer.stream(state=pickle.loads(pickle.dumps(stream.state)))  # noqa: S301 -- our own bytes
+    offline = recognizer.transcribe(samples)
+    for branch in (stream.fork(), saved, stream):
+        same(branch.finish(), offline)
+
+
 def test_segments_do_not_depend_on_chunks_and_add_up() -> None:
     loaded = checkpoint({"name": "gru", "bidirectional": False})
     endpoint = {"silence_seconds": 0.3, "trailing_seconds": 0.1, "longest_seconds": 1.0}
@@ -318,13 +340,36 @@ def test_whole_utterance_models_refuse_and_name_those_that_stream() -> None:
         (np.zeros((2, 3), np.float32), None, r"shape \(2, 3\)"),
         (np.zeros(3, np.float64), None, "float64"),
         (np.zeros(3, np.float32), 8000, "got 8000, expected 16000"),
-        (np.array([np.nan], np.float32), None, "NaN"),
     ],
 )
 def test_wrong_samples_are_refused(samples: NDArray[Any], rate: int | None, said: str) -> None:
     stream = Recognizer(checkpoint({"name": "gru", "bidirectional": False}), "cpu").stream()
     with pytest.raises(ValueError, match=said):
         stream.accept_waveform(samples, rate)
+
+
+@pytest.mark.parametrize(
+    ("sample", "said"), [(np.nan, "NaN or infinite"), (-np.inf, "NaN or infinite"), (3000.0, "divide by full scale")]
+)
+def test_samples_that_no_file_may_have_are_refused(sample: float, said: str) -> None:
+    recognizer = Recognizer(checkpoint({"name": "gru", "bidirectional": False}), "cpu")
+    good = audio(1.0)
+    bad = np.concatenate((good, np.array([sample], np.float32)))
+    with pytest.raises(DataError, match=f"audio: has .*{said}"):
+        recognizer.transcribe(bad)
+    stream = recognizer.stream()
+    stream.accept_waveform(good)
+    with pytest.raises(DataError, match=f"samples: has .*{said}"):
+        stream.accept_waveform(bad)
+    same(stream.finish(), recognizer.transcribe(good))  # the stream goes on as if nothing had come
+
+
+@pytest.mark.parametrize("rate", [0, 100, 3999, 1_000_000_000])
+def test_rates_that_no_audio_has_are_refused(rate: int) -> None:
+    recognizer = Recognizer(checkpoint({"name": "gru", "bidirectional": False}), "cpu")
+    for ask in (recognizer.stream, lambda rate: recognizer.transcribe(audio(0.1), rate)):
+        with pytest.raises(ConfigError, match=rf"sample_rate_hz: got {rate}, expected 4000\.\.384000"):
+            ask(rate)
 
 
 def test_a_finished_stream_takes_nothing_more() -> None:
@@ -336,3 +381,6 @@ def test_a_finished_stream_takes_nothing_more() -> None:
     other = Recognizer(checkpoint({"name": "gru", "bidirectional": False}), "cpu").stream(8000)
     with pytest.raises(ValueError, match="cannot be copied"):
         other.fork()
+    for rate in (None, RATE_HZ, 8000):
+        with pytest.raises(ValueError, match="cannot be copied"):
+            other.recognizer.stream(rate, pickle.loads(pickle.dumps(other.state)))  # noqa: S301 -- our own bytes

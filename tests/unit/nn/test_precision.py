@@ -28,3 +28,15 @@ def test_is_put_back(matmul: str) -> None:
         assert torch.get_float32_matmul_precision() == matmul  # the older names for it still work
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_threads_that_overlap_end_in_any_order() -> None:
+    before = now()
+    assert "tf32" in before
+    first, second = whole_float32(), whole_float32()  # entered and left as two threads would
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert now() == ["ieee"] * 3
+    second.__exit__(None, None, None)
+    assert now() == before
