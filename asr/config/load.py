@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from asr.config.job_process import run_job
 from asr.config.presets import presets
 from asr.config.schema import Config
 from asr.config.text import yaml_mistake
 from asr.config.validate import validate
-from asr.errors import ConfigError
+from asr.errors import AsrError, ConfigError
 from asr.messages import did_you_mean, user_errors_exit
 
 if TYPE_CHECKING:
@@ -90,15 +91,24 @@ def _run_hydra(folder: Path, arguments: Sequence[str], function: Callable[[Confi
     def task(composed: DictConfig) -> None:
         context = HydraConfig.get()
         overrides = list(context.overrides.task)
-        with user_errors_exit(Path(program).name):
+        is_sweep = context.mode == RunMode.MULTIRUN
+        try:
             values: Any = OmegaConf.to_container(composed, resolve=True)
-            if context.mode == RunMode.MULTIRUN and values.get("run_dir") is None:
+            if is_sweep and values.get("run_dir") is None:
                 values["run_dir"] = f"{context.sweep.dir}/{context.job.num}"
                 overrides.append(f"++run_dir={values['run_dir']}")
             config = validate(values, " ".join([str(folder / "config.yaml"), *overrides]), groups=groups)
             # Ranks that the job starts run its command line: it has to be the job's, not the sweep's.
             sys.argv = [program, *overrides]
-            function(config)
+            if is_sweep and config.trainer.world_size > 1:
+                # What ranks leave in a process, variables and the store they met in, would hold up the next job's.
+                run_job([sys.executable, *sys.argv])
+            else:
+                function(config)
+        except AsrError as error:
+            if is_sweep:  # Hydra goes on with the other jobs, and raises the first one's error after them
+                print(f"{Path(program).name}: job {context.job.num}: {error}", file=sys.stderr)
+            raise
 
     # Otherwise Hydra would shorten the traceback of a bug, and print its own message where ours is due.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
