@@ -136,10 +136,27 @@ def test_mistakes_in_a_sweep(recipe: Path) -> None:
     done = start(recipe, "--multirun", "sead=1,2")
     assert done.returncode == 2
     assert "sead: no such key; did you mean seed?" in done.stderr
+    done = start(recipe, "--multirun", "model=null", "run_dir=a=b,c=d")
+    assert done.returncode == 2
+    assert "model: got None, expected one of ds2_3x2560_streaming, " in done.stderr
+    assert "run_dir=a=b,c=d: expected section.key=value or group=option; what Hydra" in done.stderr
+    assert "Traceback" not in done.stderr
     done = start(recipe, "--multirun", "stack=gru,gru_s")
     assert done.returncode == 2
     assert "Could not find 'stack/gru_s'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_flags_may_stand_anywhere_and_paths_have_any_characters(recipe: Path) -> None:
+    recipe = recipe.rename(recipe.with_name("jos\u00e9 (b)"))
+    done = start(recipe, "run_dir=/tmp/a=b", "-m", "seed=1,2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line for line in done.stdout.splitlines() if line.startswith("ran")] == [
+        "ran 1 0 /tmp/a=b",
+        "ran 2 0 /tmp/a=b",
+    ]
+    done = start(recipe, "seed=1,2", "--multirun")
+    assert "ran 1 0 runs/jos\u00e9 (b)/sweep_" in done.stdout
 
 
 def test_hydras_own_flags(recipe: Path) -> None:
@@ -150,3 +167,6 @@ def test_hydras_own_flags(recipe: Path) -> None:
     assert done.returncode == 0
     assert "learning_rate: 3\n" in done.stdout
     assert "ran" not in done.stdout.split()
+    done = start(recipe, "--info", "defaults", "seed=3")
+    assert done.returncode == 0
+    assert "Defaults List" in done.stdout
