@@ -12,12 +12,15 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
 
 from asr.config.fields import (
+    BelowOne,
+    Folder,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Probability,
     Section,
+    Seed,
 )
 from asr.config.options import StackOptions, validate_stack
 from asr.messages import did_you_mean
@@ -27,9 +30,11 @@ class Data(Section):
     """Where speech comes from and how it is cut into batches."""
 
     corpus: str = Field(default="", description="reader in data_prep/ that turns the raw corpus into manifests")
-    root: Path | None = Field(default=None, description="folder that holds the raw corpus, as downloaded and unpacked")
+    root: Folder | None = Field(
+        default=None, description="folder that holds the raw corpus, as downloaded and unpacked"
+    )
     download: bool = Field(default=False, description="fetch the corpus from its public source, with a checksum")
-    cache: Path = Field(default=Path("data"), description="folder for downloads, manifests and shards")
+    cache: Folder = Field(default=Path("data"), description="folder for downloads, manifests and shards")
     train: tuple[str, ...] = Field(
         default=("train",),
         description="splits to train on; a name with a slash is a folder of shards, or the URL of one (http, s3, ...)",
@@ -49,7 +54,7 @@ class Data(Section):
     max_seconds: PositiveFloat = Field(default=35.0, description="longer utterances are dropped and named")
     batch_seconds: PositiveFloat = Field(default=320.0, description="audio of one global batch, padding included")
     max_batch_items: PositiveInt = Field(default=512, description="utterances in one global batch at the most")
-    length_jitter: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+    length_jitter: BelowOne = Field(
         default=0.05,
         description="batches are cut from an order by length * U(1 - this, 1 + this); 0: the same in each epoch;"
         " about as much of a batch is padding",
@@ -120,7 +125,9 @@ class NoiseOptions(Section):
     snr_db: Annotated[Range, AfterValidator(_ascending)] = Field(
         default=(0.0, 30.0), description="lowest and highest ratio of the powers of speech and noise"
     )
-    folder: Path | None = Field(default=None, description="recordings of noise; none: Gaussian noise of a drawn colour")
+    folder: Folder | None = Field(
+        default=None, description="recordings of noise; none: Gaussian noise of a drawn colour"
+    )
 
 
 class ReverberationOptions(Section):
@@ -130,7 +137,7 @@ class ReverberationOptions(Section):
     rt60_seconds: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)] = Field(
         default=(0.1, 0.8), description="time in which a simulated room's sound falls by 60 dB"
     )
-    folder: Path | None = Field(default=None, description="recorded impulse responses; none: simulated ones")
+    folder: Folder | None = Field(default=None, description="recorded impulse responses; none: simulated ones")
 
 
 class CodecOptions(Section):
@@ -149,7 +156,9 @@ class CodecOptions(Section):
 class Augment(Section):
     """What is done to training audio and features, keyed by (seed, epoch, utterance)."""
 
-    speeds: tuple[PositiveFloat, ...] = Field(default=(1.0,), description="speed factors, one drawn for each utterance")
+    speeds: tuple[PositiveFloat, ...] = Field(
+        default=(1.0,), min_length=1, description="speed factors, one drawn for each utterance"
+    )
     gain_db: NonNegativeFloat = Field(default=0.0, description="gain drawn from U(-gain_db, gain_db)")
     noise: NoiseOptions = NoiseOptions()
     reverberation: ReverberationOptions = ReverberationOptions()
@@ -219,7 +228,7 @@ class Optim(Section):
     learning_rate: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.01
     momentum: Probability = Field(default=0.99, description="of sgd (Nesterov)")
-    betas: tuple[Probability, Probability] = Field(default=(0.9, 0.98), description="of adamw")
+    betas: tuple[BelowOne, BelowOne] = Field(default=(0.9, 0.98), description="of adamw")
     schedule: Literal["cosine", "anneal", "constant"] = Field(
         default="cosine", description="cosine decay to final_fraction, or division by anneal_factor after each epoch"
     )
@@ -232,7 +241,7 @@ class Optim(Section):
     vanishing_regularizer: NonNegativeFloat = Field(
         default=0.0, description="weight of Pascanu et al.'s Omega, for simple recurrent cells; 0: none"
     )
-    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.0, description="average of weights; 0: none")
+    ema_decay: BelowOne = Field(default=0.0, description="average of weights; 0: none")
 
 
 class Trainer(Section):
@@ -301,10 +310,10 @@ class Config(Section):
     """The whole configuration of a run."""
 
     recipe: str = Field(default="", description="name of the recipe; set by it")
-    seed: NonNegativeInt = 1
-    run_dir: Path | None = Field(default=None, description="folder of this run; none: runs/RECIPE/DATE-TIME")
+    seed: Seed = 1
+    run_dir: Folder | None = Field(default=None, description="folder of this run; none: runs/RECIPE/DATE-TIME")
     resume: bool = Field(default=False, description="go on from the last checkpoint in run_dir")
-    init_from: Path | None = Field(
+    init_from: Folder | None = Field(
         default=None,
         description="run or checkpoint folder of a model to begin with, as far as it fits; resuming passes over it",
     )

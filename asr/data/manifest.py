@@ -64,7 +64,7 @@ def _utterance(line: bytes, folder: Path, where: str) -> Utterance:
         raise DataError(f"{where}: got {line[:60]!r}, expected an object such as {_EXAMPLE}")
     audio = _field(entry, "audio", str, where)
     seconds = _field(entry, "seconds", float, where)
-    if not Path(audio).name or "\0" in audio or not 0 <= seconds < float("inf"):
+    if not Path(audio).name or not 0 <= seconds < float("inf"):
         raise DataError(f"{where}: got audio {audio!r} and seconds {seconds}, expected a path and a length >= 0")
     return Utterance(
         id=_field(entry, "id", str, where, default=str(Path(audio).with_suffix(""))),
@@ -80,11 +80,13 @@ def _field(entry: dict[str, Any], key: str, kind: type[Any], where: str, default
     if value is None:
         raise DataError(f"{where}: got keys {', '.join(sorted(entry))}; {key!r} is missing, expected {_EXAMPLE}")
     if kind is float and type(value) is int:  # JSON writes 3.0 as 3 too
-        value = float(value)
+        value = float(str(value))  # infinity where the number itself would overflow
     if type(value) is not kind:
         raise DataError(f"{where}: {key!r}: got {value!r}, expected a {_WORDS[kind]}")
     if kind is str and any("\ud800" <= character <= "\udfff" for character in value):
         raise DataError(f"{where}: {key!r}: got {value!r}, half a surrogate pair; expected Unicode characters")
+    if kind is str and "\0" in value:
+        raise DataError(f"{where}: {key!r}: got {value!r}, expected text without NUL")
     return value
 
 

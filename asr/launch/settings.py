@@ -122,7 +122,11 @@ def load_cluster(name: str, recipe_dir: Path, overrides: Mapping[str, str]) -> C
     for key, text in overrides.items():
         outer, _, inner = key.partition(".")  # environment.NCCL_DEBUG=INFO
         value = _read(text, f"{key}={text}")
-        values[outer] = {**values.get(outer, {}), inner: value} if inner else value
+        section = values.get(outer, {})
+        if inner and isinstance(section, dict):
+            values[outer] = {**section, inner: value}
+        else:
+            values[key] = value  # gpus.x, where gpus is a number, is no setting
     schema = KINDS[values["kind"]]
     try:
         return schema.model_validate(values)

@@ -88,6 +88,9 @@ def run_folder(config: Config) -> Path:
         raise ConfigError(
             f"run_dir={run}: holds a run already; resume=true goes on with it, another folder starts anew"
         )
+    names = ("command.txt", "checkpoints.json")  # of a run
+    if (run / "config.yaml").exists() and not any((run / name).exists() for name in names) and _is_first_here():
+        raise ConfigError(f"run_dir={run}: has a config.yaml and is no run's folder; choose another one")
     return run
 
 
@@ -132,9 +135,9 @@ def _begin(config: Config, run: Path) -> None:
     """Put the full configuration and the command into the run folder."""
     if not _is_first_here():
         return
-    (run / "config.yaml").write_text(to_yaml(config))
-    with (run / "command.txt").open("a") as handle:
+    with (run / "command.txt").open("a") as handle:  # first, as the mark of a run's folder
         handle.write(" ".join([sys.executable, *sys.argv]) + "\n")
+    (run / "config.yaml").write_text(to_yaml(config))
 
 
 def _make_folder(key: str, folder: Path) -> None:

@@ -76,6 +76,53 @@ def test_values_of_the_wrong_shape() -> None:
         validate({"optim": {"learning_rate": float("inf")}}, "here")
 
 
+def test_values_that_only_look_right() -> None:
+    path = "expected a path, in quotes where it looks like something else"
+    expected = {
+        "model=null": f"model: got None, expected one of {', '.join(presets()['model'])}",
+        "trainer=5": "trainer: got 5, expected one of default, quick",
+        "optim={name: sgd}": "optim: got {'name': 'sgd'}, expected one of adamw, ds2_sgd",
+        "trainer.devices=true": "trainer.devices: got True, expected a number",
+        "trainer.checkpoint_every_steps=true": "trainer.checkpoint_every_steps: got True, expected a number",
+        "augment.gain_db=false": "augment.gain_db: got False, expected a number",
+        "augment.speeds=[]": "augment.speeds: Tuple should have at least 1 item after validation, not 0",
+        "optim.betas=[0.9,1.0]": "optim.betas.1: got 1.0, expected less than 1",
+        f"seed={2**63}": f"seed: got {2**63}, expected less than or equal to {2**63 - 1}",
+        "run_dir=": f"run_dir: got '', {path}",
+        "data.root=1e5": f"data.root: got 100000.0, {path}",
+        "init_from=true": f"init_from: got True, {path}",
+    }
+    assert sorted(mistakes(*expected)[1:]) == sorted(expected.values())
+
+
+def test_paths_as_they_are_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where Hydra could read them in quotes only."""
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("SOMEWHERE", "/some")
+    typed = {
+        "/tmp/a=b": "/tmp/a=b",
+        "/home/jos\u00e9/x": "/home/jos\u00e9/x",
+        "/tmp/a (b)": "/tmp/a (b)",
+        "it's (here)": "it's (here)",
+        "(a\\": "(a\\",
+        "'/tmp/a=b'": "/tmp/a=b",
+        "~/x": "/home/me/x",
+        "2024": "2024",
+        "${oc.env:SOMEWHERE}/a=b": "/some/a=b",
+    }
+    assert {text: str(load(RECIPE, [f"run_dir={text}"]).run_dir) for text in typed} == typed
+    assert load(RECIPE, ["text.language=\u00e9"]).text.language == "\u00e9"
+
+
+def test_what_has_to_be_quoted_by_hand() -> None:
+    (line,) = mistakes("data.train=[a=b]")[1:]
+    assert line.startswith("data.train=[a=b]: expected section.key=value or group=option; what Hydra cannot read as it")
+    assert load(RECIPE, ['data.train=["a=b"]']).data.train == ("a=b",)
+    url = "http://host:80/more"  # the colons of a key have to be escaped
+    escaped = [f"data.train=[{url}]", r"data.weights={http\://host\:80/more: 2}"]
+    assert load(RECIPE, escaped).data.weights == {url: 2.0}
+
+
 def test_broken_yaml_names_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("defaults:\n  - base\n  - _self_\nrecipe: [one,\n")
     with pytest.raises(ConfigError, match=rf"^{tmp_path}/config\.yaml:5: "):

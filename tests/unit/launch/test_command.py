@@ -87,6 +87,10 @@ def test_all_mistakes_come_together(capsys: pytest.CaptureFixture[str], tmp_path
         (["--cluster", "kubernetes", "work_dir=/opt"], "work_dir: got /opt, expected a folder of the claim"),
         (["--cluster", "local", "gpus=1", "trainer.accelerator=cpu"], "trainer.accelerator=cpu: gpus=1 means gpu"),
         (["--cluster", "local", "cluster.environment.A-B=1"], "got 'A-B', expected the name of a variable"),
+        (
+            ["--cluster", "slurm", "gpus=8", "cluster.gpus.x=1"],
+            "cluster.gpus.x: no such setting of a cluster of this kind",
+        ),
         (["--cluster", "torchrun", "nodes=2", "hosts=[a,b]", "--submit"], "cannot start several machines"),
         (["--cluster", "slurm", "--submit"], "there is no sbatch here"),
     ],

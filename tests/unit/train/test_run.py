@@ -52,6 +52,21 @@ def test_folders_that_cannot_be_made(tmp_path: Path) -> None:
         train(settings(tmp_path, run_dir=tmp_path / "file" / "run"), lambda config: {})
 
 
+def test_a_folder_that_is_no_runs_keeps_its_configuration(tmp_path: Path) -> None:
+    """Such as a recipe's."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("recipe: mine\n")
+    with pytest.raises(ConfigError, match=r"run: has a config\.yaml and is no run's folder; choose another one"):
+        train(settings(tmp_path), refuse)
+    assert [path.name for path in run.iterdir()] == ["config.yaml"]
+    for name in ("command.txt", "checkpoints.json"):  # a run that goes on
+        (run / name).touch()
+        with pytest.raises(ConfigError, match="no data"):
+            train(settings(tmp_path, resume=True), refuse)
+        (run / name).unlink()
+
+
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     """Also with resume=true, and before there is a checkpoint; a run that was killed stands in nobody's way."""
     run = tmp_path / "run"
