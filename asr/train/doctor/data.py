@@ -34,6 +34,8 @@ _FIXES = {
     Reason.TOO_LONG: "data.max_seconds=SECONDS takes longer ones, if memory allows; else cut them",
     Reason.TOO_SHORT: "data.min_seconds=SECONDS takes shorter ones",
     Reason.EMPTY_TEXT: "transcribe them or leave them out of the corpus",
+    Reason.UNKNOWN_CHARACTERS: "a run that is resumed keeps its tokens: spell these out in the transcripts, or begin "
+    "another run",
 }
 
 

@@ -102,6 +102,17 @@ def test_what_ctc_cannot_use(tmp_path: Path) -> None:
     assert utterances(tiny_config(), tmp_path / "c", many | {"fits": ("a" * 25, 0)}, seconds=1.0).verdict is Verdict.OK
 
 
+def test_characters_that_a_resumed_run_lacks(tmp_path: Path) -> None:
+    """It keeps its tokens, whatever the transcripts have become."""
+    config = tiny_config()
+    corpus = Corpus([split(tmp_path / "train", SUNG | {"new": ("abq", 9)})], config.data.sample_rate_hz)
+    tokenizer = build_tokenizer(config.text, ["abc"])
+    line = data.check_utterances(config, corpus, tokenizer, model.build(config, tokenizer.num_tokens))
+    assert line.figures == {"unknown_characters": 1}
+    assert line.details[0].startswith("train new: unknown_characters: 'q' (U+0071")
+    assert "spell these out in the transcripts" in line.fix
+
+
 @pytest.mark.parametrize(
     ("section", "key"), [({"max_seconds": 0.9}, "data.max_seconds"), ({"min_seconds": 1.1}, "data.min_seconds")]
 )
