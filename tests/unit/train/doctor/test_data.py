@@ -75,7 +75,10 @@ def test_rates(tmp_path: Path) -> None:
     assert "data.sample_rate_hz=8000" in line.fix
     line = data.check_rates(tiny_config(data={"sample_rate_hz": 8000}), {"right": right})
     assert (line.verdict, line.details) == (Verdict.ERROR, (f"{tmp_path}/right: 16000 Hz",))
-    (tmp_path / "right" / "manifest.jsonl").unlink()
+    (tmp_path / "right" / "manifest.jsonl").unlink()  # as make_shards leaves it
+    line = data.check_rates(tiny_config(), {"right": right})
+    assert "right: 8 at 16000 Hz" in line.message
+    (tmp_path / "right" / "plan.jsonl").unlink()
     line = data.check_rates(tiny_config(), {"right": right})
     assert (line.verdict, "are not here" in line.message) == (Verdict.OK, True)
 
@@ -133,7 +136,10 @@ def test_unknown_characters_have_counts_and_lines(tmp_path: Path) -> None:
     (detail,) = line.details
     assert detail.startswith("'q' (U+0071, LATIN SMALL LETTER Q): 3 times")
     assert detail.endswith(f"first in {tmp_path}/test/manifest.jsonl:3 (x)")
-    (tmp_path / "test" / "manifest.jsonl").unlink()
+    (tmp_path / "test" / "manifest.jsonl").unlink()  # the plan's first line is the plan's own, then it goes by id
+    (detail,) = data.check_characters(tokenizer, {"test": wrong}).details
+    assert detail.endswith(f"first in {tmp_path}/test/plan.jsonl:2 (x)")
+    (tmp_path / "test" / "plan.jsonl").unlink()
     (detail,) = data.check_characters(tokenizer, {"test": wrong}).details
     assert detail.endswith("first in test x")
 
