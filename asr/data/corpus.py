@@ -28,6 +28,7 @@ class Corpus:
 
     def __init__(self, readers: Sequence[ShardReader], sample_rate_hz: int) -> None:
         self.readers = list(readers)
+        tell_apart(self.readers)
         self.sample_rate_hz = sample_rate_hz
         self.ids = [name for reader in readers for name in reader.ids]
         self.texts = [text for reader in readers for text in reader.texts]
@@ -113,6 +114,16 @@ class Corpus:
         self.texts = [self.texts[i] for i in indices]
         self.num_samples, self.numbers = self.num_samples[indices], self.numbers[indices]
         self.num_tokens = self.num_tokens[indices]
+
+
+def tell_apart(readers: Sequence[ShardReader]) -> None:
+    """Call those by their locations whose folders have one name: ledgers know an utterance by its source and id."""
+    locations: dict[str, set[str]] = {}
+    for reader in readers:
+        locations.setdefault(reader.name, set()).add(reader.location)
+    for reader in readers:
+        if len(locations[reader.name]) > 1:
+            reader.name = reader.location
 
 
 def drop_unusable(
