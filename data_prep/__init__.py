@@ -24,6 +24,7 @@ from asr.cores import num_cores
 from asr.data.ledger import Ledger
 from asr.data.manifest import write_manifest
 from asr.data.progress import progress_bar
+from asr.data.shard_plan import MANIFEST_FILE
 from asr.data.shard_writer import write_shards
 from asr.data.shards import ShardReader
 from asr.errors import ConfigError
@@ -58,7 +59,7 @@ def _prepare_splits(data: Data, names: Sequence[str]) -> dict[str, Path]:
     corpus = _corpus(data.corpus)
     folder = _folder(data, corpus.VERSION)
     # A split's manifest is written last: where it is, the split is finished.
-    missing = [name for name in names if not (folder / name / "manifest.jsonl").is_file()]
+    missing = [name for name in names if not (folder / name / MANIFEST_FILE).is_file()]
     if missing:
         ledger = Ledger(folder / "ledger.jsonl")
         found: Mapping[str, list[Utterance]] = corpus.splits(data, missing, data.cache / data.corpus / "raw", ledger)
@@ -128,4 +129,4 @@ def _write_split(folder: Path, utterances: Sequence[Utterance], data: Data, ledg
     written = ShardReader(folder)
     hours = int(written.num_samples.sum()) / data.sample_rate_hz / 3600
     print(f"{data.corpus} {folder.name}: {len(written)} utterances, {hours:.2f} h in {folder}", file=sys.stderr)
-    write_manifest(folder / "manifest.jsonl", utterances)
+    write_manifest(folder / MANIFEST_FILE, utterances)

@@ -28,6 +28,7 @@ class Corpus:
 
     def __init__(self, readers: Sequence[ShardReader], sample_rate_hz: int) -> None:
         self.readers = list(readers)
+        tell_apart(self.readers)
         self.sample_rate_hz = sample_rate_hz
         self.ids = [name for reader in readers for name in reader.ids]
         self.texts = [text for reader in readers for text in reader.texts]
@@ -115,6 +116,16 @@ class Corpus:
         self.num_tokens = self.num_tokens[indices]
 
 
+def tell_apart(readers: Sequence[ShardReader]) -> None:
+    """Call those by their locations whose folders have one name: ledgers know an utterance by its source and id."""
+    locations: dict[str, set[str]] = {}
+    for reader in readers:
+        locations.setdefault(reader.name, set()).add(reader.location)
+    for reader in readers:
+        if len(locations[reader.name]) > 1:
+            reader.name = reader.location
+
+
 def drop_unusable(
     corpus: Corpus,
     *,
@@ -128,7 +139,7 @@ def drop_unusable(
 
     Args:
         corpus: changed in place.
-        encode: text -> token ids; only called on texts in the tokenizer's alphabet.
+        encode: text -> token ids; a DataError says which character it lacks.
         frame_count: samples -> output frames of the configured model.
         min_seconds: shorter utterances are dropped.
         max_seconds: longer ones are.
@@ -137,11 +148,15 @@ def drop_unusable(
     drops, kept = [], []
     for index, (text, samples) in enumerate(zip(corpus.texts, corpus.num_samples, strict=True)):
         seconds = samples / corpus.sample_rate_hz
-        tokens = encode(text)
+        try:
+            tokens = encode(text)
+        except DataError as error:
+            drops.append(corpus.drop(index, Reason.UNKNOWN_CHARACTERS, str(error)))
+            continue
         corpus.num_tokens[index] = len(tokens)
         needed, available = required_frames(tokens), frame_count(int(samples / fastest_speed))
-        if not text.strip():
-            drops.append(corpus.drop(index, Reason.EMPTY_TEXT, "the transcript is empty"))
+        if not tokens:
+            drops.append(corpus.drop(index, Reason.EMPTY_TEXT, f"the transcript {text!r} is empty once normalised"))
         elif seconds < min_seconds:
             drops.append(corpus.drop(index, Reason.TOO_SHORT, f"{seconds:.2f} s, data.min_seconds is {min_seconds}"))
         elif seconds > max_seconds:

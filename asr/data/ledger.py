@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 from collections import Counter
+from collections.abc import Container
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 
+from asr.atomic import atomic_write
 from asr.errors import DataError
 from asr.types import Drop
 
@@ -32,7 +34,7 @@ class Reason(StrEnum):
 
 
 class Ledger:
-    """Append-only JSON lines {"id", "reason", "detail", "source"}; each line is written as it comes.
+    """JSON lines {"id", "reason", "detail", "source"}; each line is written as it comes.
 
     Several processes may enter in one file: each takes a lock and first reads what the others have entered. What the
     file holds already is not entered again, so that ranks which meet the same utterance, and a job that is repeated or
@@ -59,9 +61,7 @@ class Ledger:
         Returns:
             Whether it is new: False if it stands there already, whoever entered it.
         """
-        reason = Reason(drop.reason)
-        entry = {"id": drop.id, "reason": reason.value, "detail": drop.detail, "source": drop.source}
-        line = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+        line = _line(drop)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as handle:
@@ -69,7 +69,7 @@ class Ledger:
                     fcntl.flock(handle, fcntl.LOCK_EX)
                 rest = self._catch_up(handle)
                 known = self._drops.get((drop.source, drop.id))
-                if known is not None and known.reason == reason:
+                if known is not None and known.reason == drop.reason:
                     return False
                 if rest:
                     handle.truncate(self._bytes)
@@ -78,6 +78,20 @@ class Ledger:
             raise DataError(f"{self.path}: cannot be written: {error.strerror}; make room and run again") from error
         self._enter(line)
         return True
+
+    def forget(self, source: str, ids: Container[str]) -> None:
+        """Take out the utterances of `source` that can be used now. Nobody else may enter any meanwhile.
+
+        Raises:
+            DataError: the file cannot be written; it is as it was.
+        """
+        kept = {key: drop for key, drop in self._drops.items() if drop.source != source or drop.id not in ids}
+        if len(kept) == len(self._drops):
+            return
+        lines = [_line(drop) for drop in kept.values()]
+        with atomic_write(self.path) as handle:
+            handle.writelines(lines)
+        self._drops, self._bytes, self._lines = kept, sum(map(len, lines)), len(lines)
 
     @property
     def drops(self) -> list[Drop]:
@@ -120,3 +134,8 @@ class Ledger:
                 f"{self.path}:{self._lines}: not a ledger line: got {line.rstrip()[:80]!r}, expected "
                 '{"id", "reason", "detail", "source"} as JSON; move the file away to start a new ledger'
             ) from error
+
+
+def _line(drop: Drop) -> bytes:
+    entry = {"id": drop.id, "reason": Reason(drop.reason).value, "detail": drop.detail, "source": drop.source}
+    return json.dumps(entry, ensure_ascii=False).encode() + b"\n"

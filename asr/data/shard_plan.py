@@ -15,10 +15,12 @@ from itertools import pairwise
 from pathlib import Path
 
 from asr.atomic import atomic_write
+from asr.data.manifest import read_manifest
 from asr.errors import DataError
 from asr.types import Utterance
 
 PLAN_FILE = "plan.jsonl"
+MANIFEST_FILE = "manifest.jsonl"  # beside the shards of a corpus that was prepared; make_shards leaves the plan only
 FORMAT = 1
 
 
@@ -106,32 +108,46 @@ def read_shard_plan(folder: Path, number: int) -> tuple[ShardPlan, list[Utteranc
     Raises:
         DataError: there is no plan, or it is damaged.
     """
-    plan, lines = _read(folder, number)
-    try:
-        return plan, [Utterance(**json.loads(line)) for line in lines]
-    except (ValueError, TypeError, RecursionError) as error:
-        raise _damaged(folder, error) from error
+    return _read(folder, slice(number, number + 2))
 
 
-def _read(folder: Path, number: int | None = None) -> tuple[ShardPlan, list[bytes]]:
+def made_from(folder: Path | None) -> tuple[str, dict[int, Utterance]]:
+    """What the shards in `folder` were made from.
+
+    Returns:
+        The name of the file there that says so, a manifest or the plan, and each utterance by the number of its line;
+        no utterance if the file, or the folder, is not on this machine.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    if folder is not None and (folder / MANIFEST_FILE).is_file():
+        return MANIFEST_FILE, dict(enumerate(read_manifest(folder / MANIFEST_FILE), 1))
+    if folder is not None and (folder / PLAN_FILE).is_file():
+        return PLAN_FILE, dict(enumerate(_read(folder, slice(None))[1], 2))
+    return MANIFEST_FILE, {}
+
+
+def _read(folder: Path, shards: slice | None = None) -> tuple[ShardPlan, list[Utterance]]:
+    """The plan, and the utterances between the first and the last of its `starts[shards]`."""
     path = folder / PLAN_FILE
     try:
         with path.open("rb") as handle:
             plan = ShardPlan(**json.loads(handle.readline()))
             if plan.format != FORMAT:
                 raise ValueError(f"got format {plan.format}, this version reads {FORMAT}")
-            if number is None:
+            if shards is None:
                 return plan, []
-            start, end = plan.starts[number : number + 2]
+            start, *_, end = plan.starts[shards]
             handle.seek(start, 1)
             content = handle.read(end - start)
         if len(content) != end - start:
-            raise ValueError(f"got {len(content)} bytes for shard {number}, expected {end - start}")
+            raise ValueError(f"got {len(content)} bytes of utterances, expected {end - start}")
+        return plan, [Utterance(**json.loads(line)) for line in content.splitlines()]
     except FileNotFoundError as error:
         raise DataError(f"{path}: no plan here; make_shards.py MANIFEST {folder} writes it") from error
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise _damaged(folder, error) from error
-    return plan, content.splitlines()
 
 
 def _refuse_another(folder: Path, plan: ShardPlan) -> None:

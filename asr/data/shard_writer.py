@@ -108,7 +108,7 @@ def make_shards(folder: Path, numbers: Sequence[int], *, workers: int, progress:
 
 
 def finish(folder: Path, ledger: Ledger) -> None:
-    """When every shard is there: enter in the ledger what could not be used, and write the index of them all.
+    """When every shard is there: have the ledger name what could not be used, and write the index of them all.
 
     Removes what killed runs and longer plans have left.
 
@@ -117,17 +117,22 @@ def finish(folder: Path, ledger: Ledger) -> None:
     """
     plan = read_plan(folder)
     headers: list[ShardHeader] = []
+    used: set[str] = set()
     lacking: list[str] = []
     for number in range(plan.num_shards):
         try:
-            headers.append(read_index(folder / f"{shard_name(number)}.jsonl")[0])
+            header, rows = read_index(folder / f"{shard_name(number)}.jsonl")
         except DataError as error:
             lacking.append(str(error))
+            continue
+        headers.append(header)
+        used.update(row["id"] for row in rows)
     if lacking:
         raise DataError(
             f"{folder}: got {len(headers)} of {plan.num_shards} shards; make the others first. The first that is "
             f"missing: {lacking[0]}"
         )
+    ledger.forget(folder.name, used)  # audio that was mended since
     for drop in (drop for header in headers for drop in header.dropped):
         ledger.add(replace(Drop(**drop), source=folder.name))
     if all(header.num_utterances == 0 for header in headers):

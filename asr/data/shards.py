@@ -47,7 +47,7 @@ class ShardReader:
         DataError: no shards here, one is missing or cut off, or an index is damaged.
 
     Attributes:
-        name: the last part of the folder's name.
+        name: the last part of the folder's name, or, where several in use have that, the location.
         location: the folder as an absolute path, or the URL.
         folder: the same where it is of this machine, else None.
         ids, texts, speakers: of each utterance.

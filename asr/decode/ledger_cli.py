@@ -16,9 +16,10 @@ from asr.errors import DataError
 from asr.types import Drop, Utterance
 
 if TYPE_CHECKING:
+    from asr.data.shards import ShardReader
     from asr.decode.suspects import Hearing, Losses
 
-LEDGER = "ledger.jsonl"  # in a run folder, and beside folders of shards
+LEDGER = "ledger.jsonl"  # in a run folder; in a folder of shards, or in the one above for all of a corpus's splits
 INDENT = " " * 5
 CANDIDATES = 2  # so many times the utterances to be listed are listened to, those with the highest losses
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     from asr.decode.suspects import read_losses
 
     losses = read_losses(options.run)
-    drops = read_drops(options.run, [reader.folder for reader in losses.corpus.readers if reader.folder is not None])
+    drops = read_drops(options.run, losses.corpus.readers)
     suspects = losses.most_suspicious(options.above).tolist()
     heard = _hear(options.run, options.device, losses, suspects[: CANDIDATES * options.top])
     rows = {number: as_row(losses, number, result) for number, result in heard}
@@ -87,12 +88,18 @@ def _hear(
             done(1)
 
 
-def read_drops(run: Path, folders: Iterable[Path]) -> list[Drop]:
-    """What was left out while the shards in `folders` were prepared, and then in training; each once."""
+def read_drops(run: Path, readers: Iterable[ShardReader]) -> list[Drop]:
+    """What was left out while the shards of `readers` were prepared, and then in training; each once."""
     from asr.data.ledger import Ledger
+    from asr.data.shard_plan import MANIFEST_FILE
 
-    paths = dict.fromkeys([*(folder.parent / LEDGER for folder in folders), run / LEDGER])
-    drops = [drop for path in paths for drop in Ledger(path).drops]
+    drops: list[Drop] = []
+    for folder, name in ((reader.folder, reader.name) for reader in readers if reader.folder is not None):
+        path = folder / LEDGER  # of make_shards
+        if not path.is_file() and (folder / MANIFEST_FILE).is_file():  # of a corpus's split
+            path = folder.parent / LEDGER
+        drops += [replace(drop, source=name) if drop.source == folder.name else drop for drop in Ledger(path).drops]
+    drops += Ledger(run / LEDGER).drops
     return list({(drop.source, drop.id): drop for drop in drops}.values())
 
 
@@ -125,12 +132,13 @@ def as_row(losses: Losses, number: int, result: Hearing | Drop) -> dict[str, Any
 
 
 def write_clean(path: Path, losses: Losses, removed: Sequence[int]) -> None:
-    """Write the manifests that the shards were made from as one, without the utterances in `removed`.
+    """Write what the shards were made from as one manifest, without the utterances in `removed`.
 
     Raises:
-        DataError: a manifest is not where the shards are, or nothing would be left.
+        DataError: it is not where the shards are, or nothing would be left.
     """
-    from asr.data.manifest import read_manifest, write_manifest
+    from asr.data.manifest import write_manifest
+    from asr.data.shard_plan import MANIFEST_FILE, PLAN_FILE, made_from
 
     trained = summary(losses)["utterances"]
     if len(removed) >= trained:
@@ -142,11 +150,13 @@ def write_clean(path: Path, losses: Losses, removed: Sequence[int]) -> None:
     for reader in losses.corpus.readers:
         gone = {reader.ids[number - start] for number in removed if start <= number < start + len(reader)}
         start += len(reader)
-        if reader.folder is None:
-            raise DataError(f"{reader.location}: --clean needs the manifest beside the shards; these are not here")
-        utterances = read_manifest(reader.folder / "manifest.jsonl")
-        total += len(utterances)
-        kept += [utterance for utterance in utterances if utterance.id not in gone]
+        _, lines = made_from(reader.folder)
+        if not lines:
+            raise DataError(
+                f"{reader.location}: --clean needs {MANIFEST_FILE} or {PLAN_FILE} beside the shards; neither is here"
+            )
+        total += len(lines)
+        kept += [utterance for utterance in lines.values() if utterance.id not in gone]
     if len({utterance.id for utterance in kept}) < len(kept):  # the same name in two splits
         kept = [replace(utterance, id=str(Path(utterance.audio).with_suffix(""))) for utterance in kept]
     write_manifest(path, kept)

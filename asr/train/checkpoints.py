@@ -19,6 +19,7 @@ from lightning.fabric.plugins import CheckpointIO
 
 from asr.checkpoint import CONFIG, TRAINER, WEIGHTS, read_index, save, validation_wers, verify, write_index
 from asr.config import Config, from_yaml
+from asr.config.differences import differences
 from asr.errors import CheckpointError
 from asr.text.tokenizer import Tokenizer
 from asr.train.ranks import PATIENCE
@@ -79,12 +80,14 @@ class FolderIO(CheckpointIO):
             raise CheckpointError(f"{folder}: cannot be resumed with other settings: {misfit}; see its {CONFIG}")
         step, steps_per_epoch = state["global_step"], self.task.steps_per_epoch
         settings = self.config.trainer
-        due = step // steps_per_epoch % settings.validate_every_epochs == 0
+        is_last = step >= self.task.total_steps
+        due = is_last or step // steps_per_epoch % settings.validate_every_epochs == 0
         state["loops"]["fit_loop"] = restart_epoch_loop(
             state["loops"]["fit_loop"],
             step=step,
             steps_per_epoch=steps_per_epoch,
             pieces=settings.pieces,
+            is_last=is_last,
             validate=due and read_index(folder.parents[1]).get("epoch_ended_at") != step,
         )
         return state
@@ -96,6 +99,8 @@ class FolderIO(CheckpointIO):
         for name in sorted(before.keys() | now.keys()):
             if before.get(name) != now.get(name):
                 return f"got {now.get(name, 'nothing')} for {name}, expected {before.get(name, 'nothing')}"
+        if texts := differences(self.config, config, ["text"]):  # the run keeps the tokens that it began with
+            return "; ".join(texts)
         if config.optim.name != self.config.optim.name:
             return f"got optim.name={self.config.optim.name}, expected {config.optim.name}"
         if bool(config.optim.ema_decay) != bool(self.config.optim.ema_decay):

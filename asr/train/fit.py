@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from asr import checkpoint, model
 from asr.config import Config, from_yaml
 from asr.config.differences import differences
-from asr.data.corpus import Corpus
+from asr.data.corpus import Corpus, tell_apart
 from asr.data.ledger import Ledger
 from asr.data.plan import BatchPlan
 from asr.data.utterance_losses import UtteranceLosses
@@ -71,6 +71,8 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
     ledger = Ledger(run / "ledger.jsonl")
     train_corpus = Corpus.open([folders[name] for name in config.data.train], config.data.sample_rate_hz)
     validation = Corpus.open([folders[name] for name in config.data.validation], config.data.sample_rate_hz)
+    tests = {name: Corpus.open([folders[name]], config.data.sample_rate_hz) for name in config.data.test}
+    tell_apart([reader for corpus in (train_corpus, validation, *tests.values()) for reader in corpus.readers])
 
     torch.manual_seed(config.seed)
     resume_from = newest_sound(run, quiet=bool(rank(config))) if config.resume else None
@@ -140,7 +142,7 @@ def fit(config: Config, folders: Mapping[str, Path | str], run: Path) -> None:
         ) from error
     if trainer.is_global_zero:
         try:
-            _test(config, folders, run, ledger)
+            _test(config, tests, run, ledger)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -164,12 +166,11 @@ def _say_what_is_resumed(config: Config, run: Path, resume_from: Path | None) ->
         )
 
 
-def _test(config: Config, folders: Mapping[str, Path | str], run: Path, ledger: Ledger) -> None:
+def _test(config: Config, tests: Mapping[str, Corpus], run: Path, ledger: Ledger) -> None:
     """Evaluate the best checkpoint on each test split; write results.json and a line for each utterance."""
     recognizer = Recognizer(checkpoint.load(run))
     results = {}
-    for name in config.data.test:
-        corpus = Corpus.open([folders[name]], config.data.sample_rate_hz)
+    for name, corpus in tests.items():
         evaluation = evaluate_corpus(recognizer, corpus, batch_seconds=config.decode.batch_seconds)
         evaluation.write(run / f"test-{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.jsonl")  # a name may be a path or URL
         results[name] = evaluation.summary()

@@ -106,9 +106,13 @@ def make_loaders(
     parts, usual = world_size * config.trainer.pieces, int(np.median(np.diff(plan.bounds)))
     if usual < parts:  # in a few batches some may have nothing to do
         pieces = f", each in {config.trainer.pieces} pieces" if config.trainer.pieces > 1 else ""
+        if usual == data.max_batch_items:
+            binding, way_out = "max_batch_items", f"raise data.max_batch_items to {parts} at least"
+        else:
+            binding, way_out = "batch_seconds", "raise data.batch_seconds or lower data.max_seconds"
         raise ConfigError(
-            f"data.batch_seconds={data.batch_seconds}: most global batches hold {usual} utterances at the most, "
-            f"{world_size} ranks share each{pieces}; raise data.batch_seconds or lower data.max_seconds"
+            f"data.{binding}={getattr(data, binding)}: most global batches hold {usual} utterances at the most, "
+            f"{world_size} ranks share each{pieces}; {way_out}"
         )
     longest = int(validation.num_samples.max())
     validation_plan = BatchPlan(

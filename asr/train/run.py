@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -148,8 +148,23 @@ def _make_folder(key: str, folder: Path) -> None:
 
 
 def prepare_once(config: Config, prepare: Prepare) -> Mapping[str, Path | str]:
-    """Prepare the data; of several ranks on a machine the first does it and the others find it done."""
-    _make_folder("data.cache", config.data.cache)
-    with (config.data.cache / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """Prepare the data; of several ranks on a machine the first does it and the others find it done.
+
+    Raises:
+        ConfigError: there is something to prepare, and the cache cannot be written to.
+    """
+    cache = config.data.cache
+    _make_folder("data.cache", cache)
+    try:
+        lock = (cache / ".lock").open("w")
+    except OSError as error:  # it will do where all is prepared
+        try:
+            return prepare(config)
+        except OSError as cause:
+            raise ConfigError(
+                f"data.cache={cache}: cannot be written to: {error.strerror}; choose another folder ({cause})"
+            ) from cause
+    with lock:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
         return prepare(config)

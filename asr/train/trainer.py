@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -66,14 +67,13 @@ def make_trainer(
     plugins: list[Any] = [FolderIO(task, config, tokenizer, provenance)]
     if SLURMEnvironment.detect():  # its requeueing would save checkpoints of its own; ours is in the job's script
         plugins.append(SLURMEnvironment(auto_requeue=False))
-    return lightning.Trainer(
+    trainer = lightning.Trainer(
         accelerator="gpu" if gpu else "cpu",
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=strategy if several else "auto",
         precision="bf16-mixed" if uses_bf16(settings.precision, gpu) else 32,
-        max_epochs=settings.max_epochs,
-        max_steps=settings.max_steps or -1,
+        max_epochs=math.ceil(task.total_steps / task.steps_per_epoch),
         accumulate_grad_batches=settings.pieces,
         check_val_every_n_epoch=settings.validate_every_epochs,
         num_sanity_val_steps=0,
@@ -87,6 +87,23 @@ def make_trainer(
         use_distributed_sampler=False,
         default_root_dir=run,
     )
+    _validate_the_last_step(trainer, task)
+    return trainer
+
+
+def _validate_the_last_step(trainer: lightning.Trainer, task: CtcTask) -> None:
+    """End the run at the task's last step, with a validation, wherever in an epoch that is.
+
+    Lightning's `max_steps` would end it without one, so that its last weights are never compared with earlier ones.
+    """
+    epoch_loop = trainer.fit_loop.epoch_loop
+    is_due = epoch_loop._should_check_val_fx
+
+    def is_due_or_last(data_fetcher: Any) -> bool:
+        trainer.should_stop = trainer.global_step >= task.total_steps
+        return trainer.should_stop or is_due(data_fetcher)
+
+    epoch_loop._should_check_val_fx = is_due_or_last
 
 
 def _keep_earlier_metrics(path: Path) -> None:

@@ -113,10 +113,25 @@ def test_the_end_of_an_epoch(start: Start, all_kept: Path, tmp_path: Path, cut_o
 
 
 def _validations(run: Path) -> list[float]:
-    """Word error rates, as logged."""
-    (log,) = (run / "metrics").glob("*.csv")
-    rows = csv.DictReader(log.read_text().splitlines())
-    return [float(row["validation/wer"]) for row in rows if row["validation/wer"]]
+    """Word error rates, as logged, of all processes that worked on the run."""
+    logs = sorted((run / "metrics").glob("*.csv"))
+    rows = [row for log in logs for row in csv.DictReader(log.read_text().splitlines())]
+    return [float(row["validation/wer"]) for row in rows if row.get("validation/wer")]
+
+
+def test_the_last_step_is_validated_once(start: Start, tmp_path: Path) -> None:
+    """In the middle of an epoch that has no validation at its end; also where the run was killed in that validation."""
+    run, name = tmp_path / "run", "checkpoints/step-00000005"
+    overrides = [*DISTURBED, "trainer.max_steps=5", "trainer.validate_every_epochs=2", "data.test=[]"]
+    finish(start([f"run_dir={run}", *overrides]))
+    (wer,) = _validations(run)
+    index = checkpoint.read_index(run)
+    assert (index["best"], index["best_wer"]) == (name, pytest.approx(wer, abs=1e-6))
+    finish(start([f"run_dir={run}", *overrides, "resume=true"]))
+    assert (_validations(run), checkpoint.read_index(run)) == ([wer], index)
+    checkpoint.write_index(run, {"last": name, "kept": index["kept"]})
+    finish(start([f"run_dir={run}", *overrides, "resume=true"]))
+    assert (_validations(run), checkpoint.read_index(run)) == ([wer, wer], index)
 
 
 def test_a_run_that_had_come_to_its_end_goes_on(start: Start, all_kept: Path, tmp_path: Path) -> None:

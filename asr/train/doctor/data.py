@@ -13,20 +13,18 @@ from asr.audio.io import audio_info
 from asr.config import Config
 from asr.data.corpus import Corpus
 from asr.data.ledger import Reason
-from asr.data.manifest import read_manifest
+from asr.data.shard_plan import made_from
 from asr.data.shards import ShardReader
 from asr.errors import DataError
 from asr.model import SpeechModel
 from asr.text.tokenizer import Tokenizer, UnknownCharacter, unknown_characters
 from asr.train.doctor.report import Line, Verdict, lost
 from asr.train.left_out import drop_untrainable
-from asr.types import Drop, Utterance
+from asr.types import Drop
 
 DECODED = 1000  # utterances of each split, spread over it, unless every one is asked for
 PROBED_SOURCES = 200  # recordings of each split whose headers are read
 RARE = 5  # a character that stands in training less often is not learnt
-
-MANIFEST = "manifest.jsonl"  # what shards were made from, beside them
 
 _FIXES = {
     Reason.INFEASIBLE: "fewer tokens (text.tokenizer=unigram) or more frames (a smaller front_end time_stride, no "
@@ -34,6 +32,8 @@ _FIXES = {
     Reason.TOO_LONG: "data.max_seconds=SECONDS takes longer ones, if memory allows; else cut them",
     Reason.TOO_SHORT: "data.min_seconds=SECONDS takes shorter ones",
     Reason.EMPTY_TEXT: "transcribe them or leave them out of the corpus",
+    Reason.UNKNOWN_CHARACTERS: "a run that is resumed keeps its tokens: spell these out in the transcripts, or begin "
+    "another run",
 }
 
 
@@ -117,7 +117,7 @@ def check_rates(config: Config, readers: Mapping[str, ShardReader]) -> Line:
 
 def _source_rates(folder: Path | None) -> list[int]:
     """Rates of some of the recordings that shards were made from, as far as these are at hand."""
-    utterances = _manifest(folder)
+    utterances = list(made_from(folder)[1].values())
     rates = []
     for index in np.linspace(0, len(utterances) - 1, min(PROBED_SOURCES, len(utterances))).astype(int):
         try:
@@ -125,13 +125,6 @@ def _source_rates(folder: Path | None) -> list[int]:
         except AudioError:  # moved away since, or what the shards' ledger names
             continue
     return rates
-
-
-def _manifest(folder: Path | None) -> list[Utterance]:
-    """The manifest that shards were made from, if it lies beside them on this machine."""
-    if folder is None or not (folder / MANIFEST).is_file():
-        return []
-    return read_manifest(folder / MANIFEST)
 
 
 def check_utterances(config: Config, corpus: Corpus, tokenizer: Tokenizer, model: SpeechModel) -> Line:
@@ -195,16 +188,14 @@ def check_rare_characters(tokenizer: Tokenizer, readers: Mapping[str, ShardReade
 
 
 def _located(readers: Mapping[str, ShardReader], found: Sequence[UnknownCharacter]) -> list[str]:
-    """One line a character, with the line of the manifest that has it first, where there is a manifest."""
-    lines: dict[str, dict[str, int]] = {}
+    """One line a character, with the line that has it first of what the shards were made from, where that is here."""
+    lines: dict[str, dict[str, str]] = {}
     rows = []
     for one in found:
         name, _, id_ = one.where.partition("\0")
-        folder = readers[name].folder
         if name not in lines:
-            lines[name] = {utterance.id: line for line, utterance in enumerate(_manifest(folder), 1)}
-        place = (
-            f"{readers[name].location}/{MANIFEST}:{lines[name][id_]} ({id_})" if id_ in lines[name] else f"{name} {id_}"
-        )
+            file, utterances = made_from(readers[name].folder)
+            lines[name] = {utterance.id: f"{file}:{line}" for line, utterance in utterances.items()}
+        place = f"{readers[name].location}/{lines[name][id_]} ({id_})" if id_ in lines[name] else f"{name} {id_}"
         rows.append(str(UnknownCharacter(one.character, one.count, place)))
     return rows

@@ -155,7 +155,7 @@ def time_line(config: Config, figures: dict[str, float], *, on_gpu: bool) -> Lin
     load, compute, workers = figures["load_seconds"], figures["compute_seconds"], config.data.num_workers
     step = max(compute, load / workers) if workers else compute + load
     steps, steps_per_epoch = int(figures["total_steps"]), int(figures["steps_per_epoch"])
-    validations = steps // steps_per_epoch // config.trainer.validate_every_epochs
+    validations = math.ceil(steps / steps_per_epoch / config.trainer.validate_every_epochs)  # the last after all steps
     seconds = steps * step + validations * figures["validation_seconds"]
     devices = config.trainer.world_size
     hours = seconds * devices / 3600

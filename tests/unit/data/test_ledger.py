@@ -48,6 +48,22 @@ def test_open_ledgers_know_what_others_have_entered(tmp_path: Path) -> None:
     assert len(one) == len(other) == 2
 
 
+def test_what_can_be_used_now_is_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    for name, source in (("a", "train"), ("b", "train"), ("a", "test"), ("c", "train")):
+        ledger.add(Drop(name, Reason.TRUNCATED, "", source))
+    before = path.stat().st_ino
+    ledger.forget("train", {"x"})
+    assert path.stat().st_ino == before, "nothing to forget: not written"
+    ledger.forget("train", {"a", "b"})
+    assert ledger.add(Drop("d", Reason.MISSING, "", "train"))
+    assert ledger.add(Drop("b", Reason.TRUNCATED, "", "train")), "it has been damaged again"
+    for one in (ledger, Ledger(path)):
+        expected = [("test", "a"), ("train", "c"), ("train", "d"), ("train", "b")]
+        assert [(drop.source, drop.id) for drop in one.drops] == expected
+
+
 def work(path: Path, number: int, barrier, queue) -> None:
     """Enter 100 utterances that all processes meet, and 100 of this one's own; give how many were new."""
     ledger = Ledger(path)

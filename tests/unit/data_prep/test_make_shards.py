@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from asr.data.ledger import Ledger
 from asr.data.shards import ShardReader
 from data_prep import make_shards
 
@@ -130,6 +132,16 @@ def test_unusable_audio_changes_no_other_shard(manifest: Path, expected: dict[st
     for i in range(10):
         name = f"shard-{i:06d}.tar"
         assert ((tmp_path / "out" / name).read_bytes() == expected[name]) is (i not in (1, 4))
+
+
+def test_audio_that_was_mended_leaves_the_ledger(manifest: Path, tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    shutil.copytree(manifest.parent, raw)
+    run(raw / "manifest.jsonl", out)
+    shutil.copy(raw / "u04.wav", raw / "u05.wav")
+    run(raw / "manifest.jsonl", out)
+    assert len(ShardReader(out)) == 39
+    assert [drop.id for drop in Ledger(out / "ledger.jsonl").drops] == ["u17"]
 
 
 def test_killed_again_and_again(manifest: Path, expected: dict[str, bytes], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Which checkpoints a run keeps, when one is due, and what stands in the way of a new one."""
 
 import math
+import re
 import signal
 import time
 from pathlib import Path
@@ -191,11 +192,11 @@ CONFIG = Config.model_validate(
 TOKENIZER = build_tokenizer(Text(), ["abc"])
 
 
-def folder_io() -> FolderIO:
+def folder_io(config: Config = CONFIG) -> FolderIO:
     task = CtcTask(
         model.build(CONFIG, TOKENIZER.num_tokens), TOKENIZER, Optim(), seed=1, steps_per_epoch=1, total_steps=1
     )
-    return FolderIO(task, CONFIG, TOKENIZER, dict)
+    return FolderIO(task, config, TOKENIZER, dict)
 
 
 def test_a_step_saved_twice_is_written_once_and_a_damaged_one_anew(tmp_path: Path) -> None:
@@ -216,3 +217,13 @@ def test_a_step_saved_twice_is_written_once_and_a_damaged_one_anew(tmp_path: Pat
         checkpoint.verify(folder)
     folder_io().save_checkpoint(state, folder)  # went on from before it
     checkpoint.verify(folder)
+
+
+def test_the_tokens_of_a_run_cannot_be_changed(tmp_path: Path) -> None:
+    """It would keep those that it began with, and say nothing."""
+    folder, io = tmp_path / "checkpoints" / "step-00000001", folder_io()
+    io.save_checkpoint({"state_dict": io.task.state_dict(), "global_step": 0, "loops": {"fit_loop": {}}}, folder)
+    other = CONFIG.model_copy(update={"text": Text(tokenizer="bigrams", case="upper")})
+    message = "other settings: text.tokenizer: got bigrams, expected characters; text.case: got upper, expected lower"
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        folder_io(other).load_checkpoint(folder)

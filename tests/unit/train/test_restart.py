@@ -25,7 +25,7 @@ SAVED = {
 
 
 def test_in_the_middle_of_an_epoch_it_is_what_lightning_had() -> None:
-    got = restart_epoch_loop(SAVED, step=12, steps_per_epoch=9, pieces=1, validate=False)
+    got = restart_epoch_loop(SAVED, step=12, steps_per_epoch=9, pieces=1, is_last=False, validate=False)
     assert got == SAVED | {"state_dict": {}}
 
 
@@ -37,7 +37,9 @@ def test_in_the_middle_of_an_epoch_it_is_what_lightning_had() -> None:
 def test_with_other_batches_it_is_where_the_data_is(
     steps_per_epoch: int, pieces: int, epochs_done: int, batches: int
 ) -> None:
-    got: Any = restart_epoch_loop(SAVED, step=12, steps_per_epoch=steps_per_epoch, pieces=pieces, validate=False)
+    got: Any = restart_epoch_loop(
+        SAVED, step=12, steps_per_epoch=steps_per_epoch, pieces=pieces, is_last=False, validate=False
+    )
     for counts in got["epoch_progress"].values():
         assert (counts["completed"], counts["ready"]) == (epochs_done, epochs_done + 1)
     progress = got["epoch_loop.batch_progress"]
@@ -45,5 +47,18 @@ def test_with_other_batches_it_is_where_the_data_is(
     assert progress["total"]["ready"] == 12 * pieces
 
 
+@pytest.mark.parametrize("validate", [False, True])
+def test_after_the_last_step_its_epoch_is_over(validate: bool) -> None:
+    """But for its validation, if that is outstanding; in the middle of an epoch as at the end of one."""
+    middle: Any = restart_epoch_loop(SAVED, step=12, steps_per_epoch=9, pieces=2, is_last=True, validate=validate)
+    end: Any = restart_epoch_loop(SAVED, step=12, steps_per_epoch=6, pieces=2, is_last=True, validate=validate)
+    assert middle["epoch_progress"] == end["epoch_progress"]
+    assert middle["epoch_progress"]["current"]["processed"] == 2 - validate
+    for got, batches in ((middle, 6), (end, 12)):
+        progress = got["epoch_loop.batch_progress"]
+        assert (progress["current"]["completed"], progress["is_last_batch"]) == (batches * validate, validate)
+
+
 def test_before_the_first_step_there_is_nothing_to_say() -> None:
-    assert restart_epoch_loop(SAVED, step=0, steps_per_epoch=9, pieces=1, validate=False) == SAVED
+    got = restart_epoch_loop(SAVED, step=0, steps_per_epoch=9, pieces=1, is_last=False, validate=False)
+    assert got == SAVED

@@ -1,5 +1,7 @@
 """What is refused before torch is imported, and that it leaves no run folder behind."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -8,8 +10,12 @@ from pathlib import Path
 import pytest
 
 from asr.config import Config
-from asr.errors import ConfigError
-from asr.train.run import _alone_in, train
+from asr.data.corpus import Corpus
+from asr.data.ledger import Ledger
+from asr.data.shard_writer import write_shards
+from asr.errors import ConfigError, DataError
+from asr.train.run import _alone_in, prepare_once, train
+from tests.support.tones import RATE_HZ, write_corpus
 
 
 def settings(tmp_path: Path, data: dict[str, object] | None = None, **values: object) -> Config:
@@ -65,6 +71,60 @@ def test_a_folder_that_is_no_runs_keeps_its_configuration(tmp_path: Path) -> Non
         with pytest.raises(ConfigError, match="no data"):
             train(settings(tmp_path, resume=True), refuse)
         (run / name).unlink()
+
+
+def test_a_cache_that_cannot_be_written_to(tmp_path: Path) -> None:
+    """It will do where all is prepared. Root may write anywhere, so here something is in the lock's place."""
+    config = settings(tmp_path)
+    (tmp_path / "cache" / ".lock").mkdir(parents=True)
+    assert prepare_once(config, lambda config: {"train": tmp_path}) == {"train": tmp_path}
+
+    def write(config: Config) -> dict[str, Path]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "cache" / "an4"))
+
+    with pytest.raises(ConfigError, match=r"data\.cache=.*cache: cannot be written to: Is a directory; choose another"):
+        prepare_once(config, write)
+    with pytest.raises(ConfigError, match="no data"):
+        prepare_once(config, refuse)
+
+
+def test_a_cache_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert prepare_once(settings(tmp_path), lambda config: {"train": tmp_path}) == {"train": tmp_path}
+
+
+def tones(folder: Path, *, rate_hz: int = RATE_HZ) -> Path:
+    """Shards of two utterances."""
+    sung = write_corpus(folder / "wav", ["abc", "cab"], "song")
+    write_shards(sung, folder / "shards", sample_rate_hz=rate_hz, ledger=Ledger(folder / "ledger.jsonl"))
+    return folder / "shards"
+
+
+def test_what_is_looked_at_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test splits' rates; and of folders of one name each is known by its path."""
+    opened: list[Corpus] = []
+
+    def stop(config: Config, corpus: Corpus, resume_from: object) -> None:
+        opened.append(corpus)
+        raise ConfigError("so far all is well")
+
+    monkeypatch.setattr("asr.train.fit.set_up_process", lambda config: None)
+    monkeypatch.setattr("asr.train.fit.make_tokenizer", stop)
+    folders: dict[str, Path | str] = {name: tones(tmp_path / name) for name in ("train", "validation", "test")}
+    config = settings(
+        tmp_path,
+        data={"train": ("train",), "validation": ("validation",), "test": ("test",)},
+        trainer={"accelerator": "cpu"},
+    )
+    with pytest.raises(ConfigError, match="so far all is well"):
+        train(config, lambda config: folders)
+    assert opened[0].source(0) == str(folders["train"])
+    folders["test"] = tones(tmp_path / "other", rate_hz=8000)
+    with pytest.raises(DataError, match=r"got shards at 8000 Hz, data\.sample_rate_hz is 16000"):
+        train(config, lambda config: folders)
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:

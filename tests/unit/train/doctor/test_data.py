@@ -75,7 +75,10 @@ def test_rates(tmp_path: Path) -> None:
     assert "data.sample_rate_hz=8000" in line.fix
     line = data.check_rates(tiny_config(data={"sample_rate_hz": 8000}), {"right": right})
     assert (line.verdict, line.details) == (Verdict.ERROR, (f"{tmp_path}/right: 16000 Hz",))
-    (tmp_path / "right" / "manifest.jsonl").unlink()
+    (tmp_path / "right" / "manifest.jsonl").unlink()  # as make_shards leaves it
+    line = data.check_rates(tiny_config(), {"right": right})
+    assert "right: 8 at 16000 Hz" in line.message
+    (tmp_path / "right" / "plan.jsonl").unlink()
     line = data.check_rates(tiny_config(), {"right": right})
     assert (line.verdict, "are not here" in line.message) == (Verdict.OK, True)
 
@@ -102,6 +105,17 @@ def test_what_ctc_cannot_use(tmp_path: Path) -> None:
     assert utterances(tiny_config(), tmp_path / "c", many | {"fits": ("a" * 25, 0)}, seconds=1.0).verdict is Verdict.OK
 
 
+def test_characters_that_a_resumed_run_lacks(tmp_path: Path) -> None:
+    """It keeps its tokens, whatever the transcripts have become."""
+    config = tiny_config()
+    corpus = Corpus([split(tmp_path / "train", SUNG | {"new": ("abq", 9)})], config.data.sample_rate_hz)
+    tokenizer = build_tokenizer(config.text, ["abc"])
+    line = data.check_utterances(config, corpus, tokenizer, model.build(config, tokenizer.num_tokens))
+    assert line.figures == {"unknown_characters": 1}
+    assert line.details[0].startswith("train new: unknown_characters: 'q' (U+0071")
+    assert "spell these out in the transcripts" in line.fix
+
+
 @pytest.mark.parametrize(
     ("section", "key"), [({"max_seconds": 0.9}, "data.max_seconds"), ({"min_seconds": 1.1}, "data.min_seconds")]
 )
@@ -122,7 +136,10 @@ def test_unknown_characters_have_counts_and_lines(tmp_path: Path) -> None:
     (detail,) = line.details
     assert detail.startswith("'q' (U+0071, LATIN SMALL LETTER Q): 3 times")
     assert detail.endswith(f"first in {tmp_path}/test/manifest.jsonl:3 (x)")
-    (tmp_path / "test" / "manifest.jsonl").unlink()
+    (tmp_path / "test" / "manifest.jsonl").unlink()  # the plan's first line is the plan's own, then it goes by id
+    (detail,) = data.check_characters(tokenizer, {"test": wrong}).details
+    assert detail.endswith(f"first in {tmp_path}/test/plan.jsonl:2 (x)")
+    (tmp_path / "test" / "plan.jsonl").unlink()
     (detail,) = data.check_characters(tokenizer, {"test": wrong}).details
     assert detail.endswith("first in test x")
 

@@ -78,6 +78,7 @@ def test_devices_that_are_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
     ("lengths", "devices", "message"),
     [
         ([16000] * 8, 2, ""),
+        ([16000] * 99, 25, "data.batch_seconds=6.0: most global batches hold 5 utterances at the most, 25 ranks"),
         ([16000, 16000 * 7], 1, "the longest utterance has 112000 samples"),
         ([16000] * 2, 3, "most global batches hold 2 utterances at the most, 3 ranks share each; raise"),
         ([16000] * 4 + [16000 * 5], 2, ""),  # the longest has a batch of its own, where one rank has nothing to do
@@ -90,6 +91,16 @@ def test_batches(lengths: list[int], devices: int, message: str) -> None:
     line = check_batches(config, corpus, FakeCorpus([16000]), tokenizer)
     assert line.verdict is (Verdict.ERROR if message else Verdict.OK)
     assert (message or "2 steps an epoch, 0.0 % of them padding") in line.message
+
+
+def test_the_limit_that_makes_batches_too_small_is_named() -> None:
+    config = tiny_config(data={"max_batch_items": 1}, trainer={"devices": 2, "pieces": 2})
+    corpus, tokenizer = FakeCorpus([16000] * 8), build_tokenizer(config.text, ["abc"])
+    line = check_batches(config, corpus, FakeCorpus([16000]), tokenizer)
+    assert line.message == (
+        "data.max_batch_items=1: most global batches hold 1 utterances at the most, 2 ranks share each, each in 2 "
+        "pieces; raise data.max_batch_items to 4 at least"
+    )
 
 
 def memory(child: Child, *, available: float = 9 * GIB, **trainer: Any) -> Line:
@@ -181,6 +192,6 @@ def test_time(workers: int, load: float, step: float) -> None:
 
 def test_validations_are_counted() -> None:
     config = tiny_config(trainer={"validate_every_epochs": 3})
-    line = time_line(config, times(total_steps=950), on_gpu=False)  # epochs 3, 6 and 9
-    assert line.figures["seconds"] == pytest.approx(950 * 0.7 + 90)
+    line = time_line(config, times(total_steps=950), on_gpu=False)  # epochs 3, 6 and 9, and the end
+    assert line.figures["seconds"] == pytest.approx(950 * 0.7 + 120)
     assert "CPU-hours" in line.message
