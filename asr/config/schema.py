@@ -263,7 +263,7 @@ class Trainer(Section):
         description="parts in which each rank works through its share of a global batch, one after another: the same"
         " step in less memory, but batch norm has each part's statistics",
     )
-    validate_every_epochs: PositiveInt = 1
+    validate_every_epochs: PositiveInt = Field(default=1, description="and after the last step")
     checkpoint_every_steps: NonNegativeInt = Field(
         default=0, description="also in the middle of an epoch; 0: at its end only"
     )

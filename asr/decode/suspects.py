@@ -93,7 +93,7 @@ def read_losses(run: Path) -> Losses:
         raise CheckpointError(
             f"{folder}: has no losses by utterance: a former version wrote it; train on and look again"
         )
-    readers = [ShardReader(Path(name)) for name in state["folders"]]
+    readers = [ShardReader(name) for name in state["folders"]]
     corpus = Corpus(readers, readers[0].sample_rate_hz)
     if corpus_digest(corpus) != state["digest"]:
         raise DataError(f"{', '.join(state['folders'])}: got other utterances than {run} was trained on")

@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 
 from asr.checkpoint import save, write_index
-from asr.data.corpus import required_frames
+from asr.data.corpus import Corpus, required_frames
+from asr.data.ledger import Ledger
+from asr.data.shard_writer import write_shards
+from asr.data.shards import ShardReader
+from asr.data.utterance_losses import KEY, UtteranceLosses
 from asr.decode import suspects
 from asr.decode.aligned_texts import aligned_lines
 from asr.decode.recognizer import Recognizer
 from asr.decode.suspects import compare, read_losses, typical_losses
 from asr.errors import CheckpointError, DataError
 from tests.support.align import best_path, small_checkpoint
+from tests.support.range_server import range_server
+from tests.support.tones import RATE_HZ, write_corpus
 
 
 def test_typical_is_the_median_of_those_of_about_the_same_length() -> None:
@@ -70,6 +76,24 @@ def test_runs_without_losses_say_so(tmp_path: Path) -> None:
         write_index(tmp_path, {"last": name})
         with pytest.raises(CheckpointError, match=f"{tmp_path / name}: {message}"):
             read_losses(tmp_path)
+
+
+def test_runs_on_shards_behind_a_url(tmp_path: Path) -> None:
+    sung = write_corpus(tmp_path / "wav", ["abc", "cab"], "song")
+    folder = tmp_path / "served" / "songs"
+    write_shards(sung, folder, sample_rate_hz=RATE_HZ, ledger=Ledger(tmp_path / "ledger.jsonl"))
+    made, run = small_checkpoint(), tmp_path / "run"
+    with range_server(folder.parent) as server:
+        losses = UtteranceLosses(Corpus([ShardReader(f"{server.url}/songs")], RATE_HZ))
+        parts = {
+            "weights": made.model.state_dict(),
+            "config": made.config,
+            "tokenizer": made.tokenizer,
+            "provenance": {},
+        }
+        save(run / "step", **parts, trainer={KEY: losses.state_dict()})
+        write_index(run, {"last": "step"})
+        assert read_losses(run).corpus.texts == ["abc", "cab"]
 
 
 def test_aligned_lines() -> None:
