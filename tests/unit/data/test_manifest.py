@@ -53,8 +53,6 @@ def test_defaults_and_foreign_keys(tmp_path: Path) -> None:
         (GOOD | {"seconds": "1"}, "'seconds': got '1', expected a number"),
         (GOOD | {"seconds": True}, "'seconds': got True, expected a number"),
         (GOOD | {"seconds": float("nan")}, "seconds nan, expected a path and a length >= 0"),
-        (GOOD | {"audio": "."}, r"audio '\.' and seconds 1\.5, expected a path and a length >= 0"),
-        (GOOD | {"audio": "a\0b"}, r"audio 'a\\x00b' and"),
         (GOOD | {"seconds": -1}, r"seconds -1\.0, expected"),
         (GOOD | {"audio": ""}, "got audio ''"),
         (GOOD | {"audio": "."}, r"got audio '\.'"),
