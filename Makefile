@@ -19,7 +19,7 @@ demo: $(DEMO_STAMP)  ## train on speech made on this machine, then transcribe he
 	$(BIN)/python -m asr.decode $(DEMO_RUN) 'data/embedded/raw/*/test-000[0-4]-*.flac'
 
 test: $(DEV_STAMP)  ## the whole test suite
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 sanity: $(DEV_STAMP)  ## the sequence tasks that are quick and telling, 10 minutes; fails if a threshold is missed
 	$(BIN)/python recipes/sequence/run_all.py --sanity
