@@ -1,5 +1,6 @@
 """A model trained on the language of tones, once for all tests of a session."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -89,3 +90,17 @@ def trained(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("trained") / "run"
     finish(start([f"run_dir={run}", "trainer.max_epochs=20", "stack.hidden_size=32"]))
     return run
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The language of tones as a recipe of its own."""
+    folder = tmp_path_factory.mktemp("recipe") / "tones"
+    folder.mkdir()
+    shutil.copy(ROOT / "recipes" / "an4" / "config.yaml", folder)
+    (folder / "train.py").write_text(
+        "from asr.train.run import main\n"
+        "from tests.support.tones import prepare\n\n"
+        'if __name__ == "__main__":\n    main(__file__, prepare)\n'
+    )
+    return folder

@@ -32,20 +32,6 @@ sys.exit(main())
 """
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The language of tones as a recipe of its own."""
-    folder = tmp_path_factory.mktemp("recipe") / "tones"
-    folder.mkdir()
-    shutil.copy(ROOT / "recipes" / "an4" / "config.yaml", folder)
-    (folder / "train.py").write_text(
-        "from asr.train.run import main\n"
-        "from tests.support.tones import prepare\n\n"
-        'if __name__ == "__main__":\n    main(__file__, prepare)\n'
-    )
-    return folder
-
-
 def free_port() -> int:
     """One whose neighbour is most likely free as well."""
     with socket.socket() as taken:

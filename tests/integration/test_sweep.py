@@ -1,7 +1,6 @@
 """A sweep whose jobs train with ranks: each starts its own, and one that cannot train is not the end of the others."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,19 +10,11 @@ from tests.integration.conftest import ROOT, finish
 from tests.support import train_tones
 
 
-def test_jobs_with_two_ranks(cache: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "tones"
-    folder.mkdir()
-    shutil.copy(ROOT / "recipes" / "an4" / "config.yaml", folder)
-    (folder / "train.py").write_text(
-        "from asr.train.run import main\n"
-        "from tests.support.tones import prepare\n\n"
-        'if __name__ == "__main__":\n    main(__file__, prepare)\n'
-    )
+def test_jobs_with_two_ranks(recipe: Path, cache: Path, tmp_path: Path) -> None:
     own = [f"data.cache={cache}", f"hydra.sweep.dir={tmp_path}/sweep", "trainer.devices=2", "trainer.max_steps=2"]
     command = [
         sys.executable,
-        str(folder / "train.py"),
+        str(recipe / "train.py"),
         "-m",
         *train_tones.SETTINGS,
         *own,
