@@ -54,6 +54,7 @@ def convolve(
     padding: tuple[int, int],
 ) -> Float[Tensor, "B S G E"]:
     """What torch's `conv2d` gives, channels last."""
+    frames = frames.to(product_type(frames))  # before they are copied, perhaps several times
     if weight.shape[1] < CHANNELS:
         return convolve_few_channels(frames, weight, bias, stride, padding)
     pair = pair_taps(weight.shape[3], stride[1]) * 2 * stride[1]
@@ -75,7 +76,6 @@ def convolve_few_channels(
     image over which a kernel of one frame moves by one. A window is made longer, by weights of 0, until channels are
     a multiple of `CHANNELS`.
     """
-    frames = frames.to(product_type(frames))  # before they are copied several times
     batch, num_frames, width, channels = frames.shape
     filters, _, time_kernel, frequency_kernel = weight.shape
     out_frames = (num_frames + 2 * padding[0] - time_kernel) // stride[0] + 1
@@ -113,7 +113,6 @@ def convolve_few_filters(
     out_width = (width + 2 * padding[1] - frequency_kernel) // stride[1] + 1
     pairs, taps, moved = -(-out_width // 2), pair_taps(frequency_kernel, stride[1]), 2 * stride[1]
     above = (pairs - 1 + taps) * moved - width - padding[1]  # negative: frequencies that none reads
-    frames = frames.to(product_type(frames))
     image = F.pad(frames, (0, 0, padding[1], above)).reshape(batch, num_frames, -1, moved * channels)
 
     spare = taps * moved - frequency_kernel

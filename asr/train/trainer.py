@@ -100,8 +100,9 @@ def _validate_the_last_step(trainer: lightning.Trainer, task: CtcTask) -> None:
     is_due = epoch_loop._should_check_val_fx
 
     def is_due_or_last(data_fetcher: Any) -> bool:
-        trainer.should_stop = trainer.global_step >= task.total_steps
-        return trainer.should_stop or is_due(data_fetcher)
+        is_last = trainer.global_step >= task.total_steps
+        trainer.should_stop = trainer.should_stop or is_last  # another callback may have set it
+        return is_last or is_due(data_fetcher)
 
     epoch_loop._should_check_val_fx = is_due_or_last
 
