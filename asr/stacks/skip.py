@@ -275,8 +275,12 @@ class Skip(Stack):
             if self.tokens_between_jumps > 1 and not bool(due.any()):
                 continue
             may_jump = num_jumps < self.max_jumps if self.max_jumps else torch.ones_like(due)
-            with torch.autocast(inputs.device.type, enabled=False):
-                jump = choose(self.policy(hidden[-1]), due & may_jump & (position < lengths))
+            deciding = due & may_jump & (position < lengths)
+            if self.max_jumps and not bool(deciding.any()):
+                jump = torch.zeros_like(position)
+            else:
+                with torch.autocast(inputs.device.type, enabled=False):
+                    jump = choose(self.policy(hidden[-1]), deciding)
             if stops:
                 landing = torch.where(may_jump & (jump > 0), position + jump - 1, lengths)
             else:
@@ -396,7 +400,7 @@ class _Chooser:
                 return torch.zeros_like(decided, dtype=torch.int64)
             jump = self.given[:, number]
         elif self.sample:
-            jump = torch.multinomial(torch.softmax(logits, -1), 1)[:, 0]
+            jump = _drawn(logits)
         else:
             jump = _most_probable(logits, decided)
         self.jumps.append(jump)
@@ -407,6 +411,13 @@ class _Chooser:
         """Jumps and whether they were decisions, (B, M) each."""
         none = torch.zeros(batch_size, 0, dtype=torch.int64, device=device)
         return _stacked(self.jumps, none), _stacked(self.decided, none.bool())
+
+
+def _drawn(logits: Tensor) -> Tensor:
+    """One jump a row, with the softmax's probabilities: of one random number a row, where multinomial draws K + 1."""
+    reached = torch.softmax(logits, -1).cumsum(-1)
+    drawn = (1 - torch.rand(len(logits), 1, device=logits.device)) * reached[:, -1:]  # above 0: no jump of p = 0
+    return torch.searchsorted(reached, drawn)[:, 0]
 
 
 def _most_probable(logits: Tensor, decided: Tensor) -> Tensor:

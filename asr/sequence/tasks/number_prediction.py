@@ -6,6 +6,7 @@ stack reads everything.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -15,13 +16,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from asr import stacks
-from asr.config.fields import PositiveInt, Section
+from asr.config.fields import NonNegativeFloat, PositiveFloat, PositiveInt, Section
 from asr.config.options import validate_stack
 from asr.errors import ConfigError
 from asr.sequence.report import Report
-from asr.sequence.settings import Case, Data
+from asr.sequence.settings import Case, Data, Optim
 from asr.sequence.task import Classification, Examples, MadeTask, Outcome, Split
-from asr.sequence.trainer import Curve, fit, make_optimizer, update
+from asr.sequence.trainer import Curve, device_of, fit, make_optimizer, update
 from asr.stacks.skip import Skip, reinforce_loss
 
 TIMED_SEQUENCES, TIMINGS = 500, 9
@@ -34,6 +35,13 @@ class Options(Section):
         (20,), description="T; several: a curriculum, the next one when `enough` of the last are right"
     )
     enough: float = Field(0.98, gt=0.0, le=1.0)
+    entropy_weight: NonNegativeFloat = Field(
+        0.0, description="of -log p of the jump that was drawn, in the reward: keeps jumps that are not known yet alive"
+    )
+    policy_rate: PositiveFloat = Field(
+        1.0,
+        description="the policy's learning rate over the others': a jump has to be found before answers are unlearned",
+    )
     num_test: PositiveInt = Field(2000, description="sequences of the validation set, and of the test set")
 
 
@@ -61,15 +69,17 @@ class NumberPrediction(MadeTask, Classification):
         return Examples(numbers, torch.full((count,), self.length), numbers.gather(1, numbers[:, :1])[:, 0])
 
     def _run_skimmer(self, case: Case, report: Report) -> Outcome:
+        device = device_of(case)
         torch.manual_seed(case.seed)
-        model = Skimmer(case, self.input_size)
-        optimizer = make_optimizer(model, case.optim)
+        model = Skimmer(case, self.input_size, self.options.entropy_weight).to(device)
+        optimizer = self._optimizer(model, case.optim)
         generator = torch.Generator().manual_seed(case.seed)
         stages = iter(self.options.lengths[1:])
+        model.offer_jumps(self.length)
         curve, step = Curve(report, case.steps, case.evaluate_every, case.seconds), 0
         for step in range(1, case.steps + 1):
             examples = self.examples(case.batch_size, generator)
-            loss = model.loss(examples)
+            loss = model.loss(examples.to(device))
             update(model, optimizer, loss, case.optim)
             if not curve.due(step, loss):
                 continue
@@ -79,6 +89,7 @@ class NumberPrediction(MadeTask, Classification):
                 following = next(stages, None)
                 if following is not None:
                     self.length = following
+                    model.offer_jumps(following)
                 elif case.stop_at_target and case.target is not None and case.target.holds(value):
                     break
             if curve.cut_short:
@@ -89,10 +100,19 @@ class NumberPrediction(MadeTask, Classification):
         num_parameters = sum(p.numel() for p in model.parameters())
         return Outcome(value, num_parameters, step, curve.points, figures, curve.cut_short)
 
+    def _optimizer(self, model: Skimmer, optim: Optim) -> torch.optim.Optimizer:
+        optimizer = make_optimizer(model, optim)
+        (group,) = optimizer.param_groups
+        group["params"] = [p for name, p in model.named_parameters() if not name.startswith("stack.policy.")]
+        policy = {"params": list(model.stack.policy.parameters())}
+        optimizer.add_param_group(policy | {"lr": self.options.policy_rate * optim.learning_rate})
+        return optimizer
+
     @torch.no_grad()
     def _evaluate(self, model: Skimmer, split: Split) -> tuple[float, float]:
         """Accuracy, and numbers read of a sequence."""
         (examples,) = self.evaluation(split)
+        examples = examples.to(model.linear.weight.device)
         outputs, frames_read = model.answer(examples)
         total, count = self.score(outputs, examples)
         return float(total / count), float(frames_read.double().mean())
@@ -103,8 +123,9 @@ class NumberPrediction(MadeTask, Classification):
         assert case.stack is not None
         size = case.stack.model_dump(include={"num_layers", "hidden_size"})
         options = validate_stack({"name": "lstm", "bidirectional": False, "batch_norm": "none", **size})
-        reader = stacks.build(options, model.embedding.embedding_dim).eval()
-        examples = self.examples(TIMED_SEQUENCES, torch.Generator().manual_seed(-3))
+        device = model.linear.weight.device
+        reader = stacks.build(options, model.embedding.embedding_dim).eval().to(device)
+        examples = self.examples(TIMED_SEQUENCES, torch.Generator().manual_seed(-3)).to(device)
 
         def read_all() -> None:
             reader(model.embedding(examples.inputs), examples.lengths)
@@ -112,10 +133,12 @@ class NumberPrediction(MadeTask, Classification):
         def seconds(function: Callable[[], object]) -> float:
             start = time.perf_counter()
             function()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
             return time.perf_counter() - start
 
         for warm_up in (lambda: model.answer(examples), read_all):
-            warm_up()
+            seconds(warm_up)
         times = [(seconds(lambda: model.answer(examples)), seconds(read_all)) for _ in range(TIMINGS)]
         ours, theirs = (sorted(column)[TIMINGS // 2] for column in zip(*times, strict=True))
         return theirs / ours
@@ -127,10 +150,12 @@ class Skimmer(nn.Module):
     Args:
         case: `stack=skip`, `embedding_size`.
         num_symbols: that come in, and may be the answer.
+        entropy_weight: see `Options`.
     """
 
-    def __init__(self, case: Case, num_symbols: int) -> None:
+    def __init__(self, case: Case, num_symbols: int, entropy_weight: float) -> None:
         super().__init__()
+        self.entropy_weight = entropy_weight
         if not case.embedding_size:
             raise ConfigError("embedding_size: got 0, expected 1 or more with stack=skip")
         assert case.stack is not None
@@ -140,11 +165,25 @@ class Skimmer(nn.Module):
         self.stack = stack
         self.linear = nn.Linear(stack.output_size, num_symbols)
 
+    @torch.no_grad()
+    def offer_jumps(self, number: int) -> None:
+        """Let the policy draw from the jumps below `number` alone, of which new ones begin with a bias of 0.
+
+        Others would lead out of the sequences that the curriculum has so far.
+        """
+        bias = self.stack.policy.bias
+        bias[:number].masked_fill_(bias[:number].isinf(), 0.0)
+        bias[number:] = -math.inf
+
     def loss(self, examples: Examples) -> Tensor:
-        """The paper's equation 2: jumps are drawn; a right answer is worth +1, a wrong one -1."""
+        """The paper's equation 2: jumps are drawn; a right answer is worth +1, a wrong one -1.
+
+        With an entropy weight, a jump that was improbable is worth something beside.
+        """
         trace = self.stack.train().read(examples.inputs, examples.lengths, sample=True, embed=self.embedding)
         outputs = self.linear(trace.hidden)
         rewards = (outputs.argmax(1) == examples.targets).float() * 2 - 1
+        rewards = rewards - self.entropy_weight * trace.log_probs.detach().sum(1)
         return F.cross_entropy(outputs, examples.targets) + reinforce_loss(trace, rewards).mean()
 
     def answer(self, examples: Examples) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,12 @@
 """Each task's examples are what its paper says, and the figure of a blind answer is the chance level that it states."""
 
+import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from asr.errors import ConfigError
@@ -215,17 +218,76 @@ def test_a_curriculum_asks_for_the_last_length_and_starts_with_the_first() -> No
     assert batch(task).inputs.max() == 3
 
 
+JUMP_ONCE = Case.model_validate(
+    {
+        "embedding_size": 6,
+        "stack": {"name": "skip", "num_layers": 1, "hidden_size": 6, "max_jump": 5, "max_jumps": 1},
+    }
+)
+
+
+def test_a_reward_for_surprise_makes_a_skimmer_that_is_always_wrong_try_other_jumps() -> None:
+    examples = batch(make("number_prediction", lengths=[6]), 200)
+    torch.manual_seed(0)
+    model = Skimmer(JUMP_ONCE, 6, entropy_weight=1.0)
+    with torch.no_grad():
+        model.linear.weight.zero_()
+        model.linear.bias.copy_(10 * F.one_hot(examples.targets.new_tensor(0), 6))
+        model.stack.policy.bias[2] = 4.0
+    always_wrong = replace(examples, targets=torch.full_like(examples.targets, 5))
+    optimizer = torch.optim.Adam(model.stack.parameters(), lr=0.03)
+
+    def share_of_jump_2() -> float:
+        return float((model.stack.read(*reading, sample=True, embed=model.embedding).jumps == 2).double().mean())
+
+    reading = (examples.inputs, examples.lengths)
+    assert share_of_jump_2() > 0.8
+    for _ in range(150):
+        optimizer.zero_grad()
+        model.loss(always_wrong).backward()
+        optimizer.step()
+    assert share_of_jump_2() < 0.35  # 1/6 of equals
+
+
+def test_a_skimmer_is_offered_more_jumps_as_its_curriculum_goes_on() -> None:
+    examples = batch(make("number_prediction", lengths=[6]), 200)
+    torch.manual_seed(0)
+    model = Skimmer(JUMP_ONCE, 6, entropy_weight=0.0)
+
+    def drawn() -> set[int]:
+        trace = model.stack.read(examples.inputs, examples.lengths, sample=True, embed=model.embedding)
+        return set(trace.jumps[trace.decided].tolist())
+
+    model.offer_jumps(3)
+    assert drawn() == {0, 1, 2}
+    model.loss(examples).backward()
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
+    with torch.no_grad():
+        model.stack.policy.bias[1] = -0.5
+    model.offer_jumps(5)
+    assert drawn() == {0, 1, 2, 3, 4}
+    assert model.stack.policy.bias.tolist() == [0.0, -0.5, 0.0, 0.0, 0.0, -math.inf]
+
+
+def test_a_skimmers_policy_has_a_learning_rate_of_its_own() -> None:
+    task = make("number_prediction", lengths=[2], policy_rate=10.0)
+    assert isinstance(task, NumberPrediction)
+    before = Skimmer(JUMP_ONCE, 2, entropy_weight=0.0)
+    model = copy.deepcopy(before)
+    optimizer = task._optimizer(model, JUMP_ONCE.optim)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()  # Adam's first step is of the learning rate
+    for (name, new), old in zip(model.named_parameters(), before.parameters(), strict=True):
+        rate = JUMP_ONCE.optim.learning_rate * (10 if name.startswith("stack.policy.") else 1)
+        assert torch.allclose(old - new, torch.full_like(new, rate), rtol=1e-3)
+
+
 def test_a_skimmer_that_jumps_by_what_it_reads_reads_two_numbers() -> None:
     """A policy set by hand: the jump is the number; the answer is then the number that is read last."""
-    case = Case.model_validate(
-        {
-            "embedding_size": 6,
-            "stack": {"name": "skip", "num_layers": 1, "hidden_size": 6, "max_jump": 5, "max_jumps": 1},
-        }
-    )
     task = make("number_prediction", lengths=[6])
     torch.manual_seed(0)
-    model = Skimmer(case, 6)
+    model = Skimmer(JUMP_ONCE, 6, entropy_weight=0.0)
     hidden = model.stack.read(model.embedding(torch.arange(6)[:, None]), torch.ones(6).long(), sample=False).hidden
     with torch.no_grad():  # what each number leaves in the LSTM tells it apart linearly, for the policy and the answer
         for linear in (model.stack.policy, model.linear):
@@ -260,7 +322,7 @@ def test_wrong_options_are_named(name: str, options: dict[str, object], said: st
 def test_a_skimmer_needs_symbols_as_vectors() -> None:
     case = Case.model_validate({"stack": {"name": "skip", "hidden_size": 6}})
     with pytest.raises(ConfigError, match="embedding_size: got 0"):
-        Skimmer(case, 6)
+        Skimmer(case, 6, entropy_weight=0.0)
 
 
 def test_a_decoder_answers_what_it_is_trained_to_say() -> None:

@@ -224,6 +224,15 @@ def test_jumps_are_drawn_by_their_probability_from_torchs_generator() -> None:
         assert share == pytest.approx(probability, abs=4 * (probability * (1 - probability) / 10_000) ** 0.5)
 
 
+def test_a_jump_without_probability_is_not_drawn() -> None:
+    stack = make(max_jump=3, max_jumps=1)
+    with torch.no_grad():
+        stack.policy.weight.zero_()
+        stack.policy.bias.copy_(torch.tensor([-1e9, 0.0, -1e9, 0.0]))
+    inputs = torch.randn(1, 6, 5, dtype=torch.float64).expand(10_000, 6, 5)
+    assert set(stack.read(inputs, torch.full((10_000,), 6), sample=True).jumps[:, 0].tolist()) == {1, 3}
+
+
 def test_a_drawn_reading_is_what_its_jumps_say() -> None:
     stack = make(max_jump=3)
     inputs, lengths = batch()
