@@ -140,9 +140,8 @@ def draw_curve(path: Path, task: Task, title: str, outcome: Outcome, case: Case)
     other = axes.twinx()
     other.plot(steps, losses, label="training loss", color="tab:orange", alpha=0.6, marker=marker)
     other.set_ylabel("training loss")
-    lines = {
-        str(line.get_label()): line for line in (*axes.get_lines(), *other.get_lines())
-    }  # a target's two bounds: once
+    # By label: the two bounds of a target are one entry of the legend.
+    lines = {str(line.get_label()): line for line in (*axes.get_lines(), *other.get_lines())}
     axes.legend(list(lines.values()), list(lines), fontsize="small")
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=90)

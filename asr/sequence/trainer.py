@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from asr import stacks
 from asr.decode.device import choose_device
@@ -35,7 +36,7 @@ def fit(task: SupervisedTask, case: Case, report: Report) -> Outcome:
     model = build_model(task, case).to(device)
     task.initialize(model)
     set_vanishing_regularizer(model, case.optim.vanishing_regularizer)
-    optimizer = make_optimizer(model, case.optim)
+    optimizer = make_optimizer(model.parameters(), case.optim)
     generator = torch.Generator().manual_seed(case.seed)
 
     def compute(examples: Examples) -> Tensor:
@@ -141,9 +142,9 @@ def build_model(task: SupervisedTask, case: Case) -> SequenceModel:
     )
 
 
-def make_optimizer(model: torch.nn.Module, optim: Optim) -> torch.optim.Optimizer:
-    """Make the optimiser that `optim` describes."""
-    parameters, rate, decay = model.parameters(), optim.learning_rate, optim.weight_decay
+def make_optimizer(parameters: ParamsT, optim: Optim) -> torch.optim.Optimizer:
+    """Make the optimiser that `optim` describes; a group of parameters may have settings of its own, as in torch."""
+    rate, decay = optim.learning_rate, optim.weight_decay
     if optim.name == "adam":
         return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
     if optim.name == "rmsprop":

@@ -39,7 +39,7 @@ def updates(stack: str, recorded: bool) -> tuple[list[float], torch.nn.Module]:
     assert isinstance(task, SupervisedTask)
     torch.manual_seed(1)
     model = build_model(task, case).cuda().train()
-    optimizer = make_optimizer(model, case.optim)
+    optimizer = make_optimizer(model.parameters(), case.optim)
 
     def compute(examples: Examples) -> torch.Tensor:
         return set_gradients(model, task.loss(model(examples), examples), case.optim)

@@ -132,7 +132,7 @@ class KeyDoor(Task):
         device = device_of(case)
         torch.manual_seed(case.seed)
         agent = Agent(case).to(device)
-        optimizer = make_optimizer(agent, case.optim)
+        optimizer = make_optimizer(agent.parameters(), case.optim)
         generator = torch.Generator().manual_seed(case.seed)
         draws = torch.Generator(device).manual_seed(case.seed)
         curve = Curve(report, case.steps, case.evaluate_every, case.seconds)

@@ -101,12 +101,10 @@ class NumberPrediction(MadeTask, Classification):
         return Outcome(value, num_parameters, step, curve.points, figures, curve.cut_short)
 
     def _optimizer(self, model: Skimmer, optim: Optim) -> torch.optim.Optimizer:
-        optimizer = make_optimizer(model, optim)
-        (group,) = optimizer.param_groups
-        group["params"] = [p for name, p in model.named_parameters() if not name.startswith("stack.policy.")]
-        policy = {"params": list(model.stack.policy.parameters())}
-        optimizer.add_param_group(policy | {"lr": self.options.policy_rate * optim.learning_rate})
-        return optimizer
+        policy = list(model.stack.policy.parameters())
+        others = [p for name, p in model.named_parameters() if not name.startswith("stack.policy.")]
+        own = {"lr": self.options.policy_rate * optim.learning_rate, "weight_decay": 0.0}  # of -inf there is no decay
+        return make_optimizer([{"params": others}, {"params": policy} | own], optim)
 
     @torch.no_grad()
     def _evaluate(self, model: Skimmer, split: Split) -> tuple[float, float]:

@@ -102,7 +102,7 @@ class Phonemes(Task):
         generator = torch.Generator().manual_seed(case.seed)
         model = PhonemeModel(case, self.options)
         set_vanishing_regularizer(model, case.optim.vanishing_regularizer)
-        optimizer = make_optimizer(model, case.optim)
+        optimizer = make_optimizer(model.parameters(), case.optim)
         per_epoch = -(-len(self.train) // case.batch_size)
         curve, step = Curve(report, case.steps, per_epoch, case.seconds), 0
         for step, batch in zip(range(1, case.steps + 1), self._batches(case.batch_size, generator), strict=False):

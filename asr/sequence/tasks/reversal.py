@@ -62,7 +62,7 @@ class Reversal(Task):
         torch.manual_seed(case.seed)
         generator = torch.Generator().manual_seed(case.seed)
         model = EncoderDecoder(case, self.options.num_symbols)
-        optimizer = make_optimizer(model, case.optim)
+        optimizer = make_optimizer(model.parameters(), case.optim)
         lengths = range(self.options.shortest, self.options.longest + 1)
         curve, step = Curve(report, case.steps, case.evaluate_every, case.seconds), 0
         for step in range(1, case.steps + 1):

@@ -283,6 +283,20 @@ def test_a_skimmers_policy_has_a_learning_rate_of_its_own() -> None:
         assert torch.allclose(old - new, torch.full_like(new, rate), rtol=1e-3)
 
 
+def test_jumps_that_are_not_offered_yet_have_no_weight_decay() -> None:
+    task = make("number_prediction", lengths=[2, 6])
+    assert isinstance(task, NumberPrediction)
+    model = Skimmer(JUMP_ONCE, 6, entropy_weight=0.0)
+    model.offer_jumps(2)
+    optimizer = task._optimizer(model, JUMP_ONCE.optim.model_copy(update={"weight_decay": 0.1}))
+    for _ in range(2):
+        model.loss(batch(task, 30)).backward()
+        optimizer.step()
+    bias = model.stack.policy.bias
+    assert bool(bias[:2].isfinite().all())
+    assert bool((bias[2:] == -math.inf).all())
+
+
 def test_a_skimmer_that_jumps_by_what_it_reads_reads_two_numbers() -> None:
     """A policy set by hand: the jump is the number; the answer is then the number that is read last."""
     task = make("number_prediction", lengths=[6])
